@@ -1,0 +1,1 @@
+"""Property-based invariant fuzzer for multi-tenant PostgreSQL."""

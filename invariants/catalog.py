@@ -1,0 +1,315 @@
+"""What the database is made of, read once from the system catalogs and frozen.
+
+Relations in `public` go by their bare name, others by `schema.name`. Nothing here judges; strategies
+derive rows from it, checks name the guard concerned with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import dict_row
+
+RelationKind = Literal["table", "view", "matview"]
+TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
+
+_KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `type` is the base type's SQL name; `length` counts characters, -1 is unlimited."""
+
+    name: str
+    type: str
+    not_null: bool
+    has_default: bool
+    default: str | None = None
+    generated: bool = False
+    length: int = -1
+    enum: tuple[str, ...] = ()
+    is_array: bool = False
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """`table.columns` refers to `target.target_columns`; `on_delete` is SQL's word for the action."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+    on_delete: str
+    on_update: str
+
+
+@dataclass(frozen=True)
+class UniqueIndex:
+    """A unique index, with its predicate when it is partial."""
+
+    name: str
+    columns: tuple[str, ...]
+    predicate: str | None
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """A CHECK constraint as PostgreSQL prints it."""
+
+    name: str
+    columns: tuple[str, ...]
+    definition: str
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A user trigger: when it fires and the function it calls."""
+
+    name: str
+    function: str
+    events: frozenset[str]
+    timing: str
+    for_each_row: bool
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, view or materialized view with all that guards it."""
+
+    name: str
+    kind: RelationKind
+    owner: str
+    columns: Mapping[str, Column]
+    primary_key: tuple[str, ...] = ()
+    uniques: tuple[UniqueIndex, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    checks: tuple[Check, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    policies: tuple[str, ...] = ()
+    row_security: bool = False
+    row_security_forced: bool = False
+
+    def foreign_key_of(self, column: str) -> ForeignKey | None:
+        """The foreign key this column takes part in, if any; single-column keys first."""
+        keys = [k for k in self.foreign_keys if column in k.columns]
+        return min(keys, key=lambda k: len(k.columns), default=None)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The user's part of a database. Build it with `read_catalog`."""
+
+    relations: Mapping[str, Relation]
+    functions: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+    roles: frozenset[str] = field(default_factory=frozenset)
+    server_version: int = 0
+
+    @cached_property
+    def tables(self) -> Mapping[str, Relation]:
+        """Ordinary and partitioned tables."""
+        return {n: r for n, r in self.relations.items() if r.kind == "table"}
+
+    @cached_property
+    def materialized_views(self) -> Mapping[str, Relation]:
+        """Materialized views."""
+        return {n: r for n, r in self.relations.items() if r.kind == "matview"}
+
+    @cached_property
+    def referrers(self) -> Mapping[str, tuple[ForeignKey, ...]]:
+        """For each table the foreign keys that point at it."""
+        found: dict[str, list[ForeignKey]] = {}
+        for relation in self.relations.values():
+            for key in relation.foreign_keys:
+                found.setdefault(key.target, []).append(key)
+        return {target: tuple(keys) for target, keys in found.items()}
+
+    def path(self, source: str, target: str) -> tuple[ForeignKey, ...]:
+        """Foreign keys by which a deletion in `source` reaches `target`; empty when none does."""
+        queue: list[tuple[str, tuple[ForeignKey, ...]]] = [(source, ())]
+        seen = {source}
+        while queue:
+            table, path = queue.pop(0)
+            for key in self.referrers.get(table, ()):
+                if key.table == target:
+                    return (*path, key)
+                if key.table not in seen:
+                    seen.add(key.table)
+                    queue.append((key.table, (*path, key)))
+        return ()
+
+
+_RELATIONS = """
+SELECT c.oid, CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name,
+       c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity AS rls,
+       c.relforcerowsecurity AS forced
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relname <> 'alembic_version'
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+ORDER BY 2
+"""
+
+_COLUMNS = """
+SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull AS not_null, a.atthasdef AS has_default,
+       pg_get_expr(d.adbin, d.adrelid) AS default_expr,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+       a.attidentity <> '' AS identity,
+       format_type(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END, NULL) AS type,
+       CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4
+            ELSE -1 END AS length,
+       t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A' AS is_array,
+       (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid)
+         AS enum
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+"""
+
+_CONSTRAINTS = """
+SELECT k.conrelid AS rel, k.conname AS name, k.contype::text AS kind,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i) AS columns,
+       k.confrelid AS target,
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i)
+         AS target_columns,
+       k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update, pg_get_constraintdef(k.oid) AS definition
+FROM pg_constraint k WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c') AND k.conparentid = 0
+ORDER BY k.conrelid, k.conname
+"""
+
+_UNIQUES = """
+SELECT i.indrelid AS rel, c.relname AS name, i.indisprimary AS is_primary,
+       pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n ORDER BY u.i) AS columns
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indisunique AND i.indrelid = ANY(%s) ORDER BY i.indrelid, c.relname
+"""
+
+_TRIGGERS = """
+SELECT t.tgrelid AS rel, t.tgname AS name, p.proname AS function, t.tgtype::int AS type,
+       t.tgenabled::text <> 'D' AS enabled
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND t.tgrelid = ANY(%s) ORDER BY t.tgrelid, t.tgname
+"""
+
+_POLICIES = "SELECT polrelid AS rel, polname AS name FROM pg_policy WHERE polrelid = ANY(%s) ORDER BY 1, 2"
+
+# Set-returning or plain functions that can be called without arguments: a way to read data.
+_FUNCTIONS = """
+SELECT CASE n.nspname WHEN 'public' THEN p.proname ELSE n.nspname || '.' || p.proname END AS name
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'trigger'::regtype
+  AND p.prorettype <> 'event_trigger'::regtype
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' ORDER BY 1
+"""
+
+_SEQUENCES = """
+SELECT CASE schemaname WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename END AS name
+FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
+"""
+
+_ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+_EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
+
+
+def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
+    """Read everything the fuzzer needs to know about the database `conn` is connected to."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        relations = cursor.execute(_RELATIONS).fetchall()
+        oids = [r["oid"] for r in relations]
+        names: dict[int, str] = {r["oid"]: r["name"] for r in relations}
+
+        def grouped(query: str) -> dict[int, list[dict[str, Any]]]:
+            found: dict[int, list[dict[str, Any]]] = {oid: [] for oid in oids}
+            for row in cursor.execute(query.encode(), (oids,)).fetchall():
+                found[row["rel"]].append(row)
+            return found
+
+        columns, constraints = grouped(_COLUMNS), grouped(_CONSTRAINTS)
+        uniques, triggers, policies = grouped(_UNIQUES), grouped(_TRIGGERS), grouped(_POLICIES)
+        functions = tuple(r["name"] for r in cursor.execute(_FUNCTIONS).fetchall())
+        sequences = tuple(r["name"] for r in cursor.execute(_SEQUENCES).fetchall())
+        roles = cursor.execute("SELECT rolname FROM pg_roles").fetchall()
+    built = {}
+    for relation in relations:
+        oid, name = relation["oid"], relation["name"]
+        rows = constraints[oid]
+        built[name] = Relation(
+            name=name,
+            kind=_KINDS[relation["kind"]],
+            owner=relation["owner"],
+            columns={c["name"]: _column(c) for c in columns[oid]},
+            primary_key=next((tuple(k["columns"]) for k in rows if k["kind"] == "p"), ()),
+            uniques=tuple(
+                UniqueIndex(u["name"], tuple(u["columns"]), u["predicate"], u["is_primary"])
+                for u in uniques[oid]
+            ),
+            foreign_keys=tuple(
+                _foreign_key(name, k, names[k["target"]])
+                for k in rows
+                if k["kind"] == "f" and k["target"] in names
+            ),
+            checks=tuple(
+                Check(k["name"], tuple(k["columns"]), k["definition"]) for k in rows if k["kind"] == "c"
+            ),
+            triggers=tuple(_trigger(t) for t in triggers[oid]),
+            policies=tuple(p["name"] for p in policies[oid]),
+            row_security=relation["rls"],
+            row_security_forced=relation["forced"],
+        )
+    return Catalog(
+        relations=built,
+        functions=functions,
+        sequences=sequences,
+        roles=frozenset(r["rolname"] for r in roles),
+        server_version=conn.info.server_version,
+    )
+
+
+def _column(row: dict[str, Any]) -> Column:
+    return Column(
+        name=row["name"],
+        type=row["type"].removesuffix("[]"),
+        not_null=row["not_null"],
+        has_default=row["has_default"] or row["identity"],
+        default=row["default_expr"],
+        generated=row["generated"],
+        length=row["length"],
+        enum=tuple(row["enum"] or ()),
+        is_array=row["is_array"],
+    )
+
+
+def _foreign_key(table: str, row: dict[str, Any], target: str) -> ForeignKey:
+    return ForeignKey(
+        name=row["name"],
+        table=table,
+        columns=tuple(row["columns"]),
+        target=target,
+        target_columns=tuple(row["target_columns"]),
+        on_delete=_ACTIONS[row["on_delete"]],
+        on_update=_ACTIONS[row["on_update"]],
+    )
+
+
+def _trigger(row: dict[str, Any]) -> Trigger:
+    bits = row["type"]
+    timing = "BEFORE" if bits & 2 else "INSTEAD OF" if bits & 64 else "AFTER"
+    return Trigger(
+        name=row["name"],
+        function=row["function"],
+        events=frozenset(word for bit, word in _EVENTS.items() if bits & bit),
+        timing=timing,
+        for_each_row=bool(bits & 1),
+        enabled=row["enabled"],
+    )

@@ -1,0 +1,135 @@
+"""append-only: committed rows of append-only tables stay, whatever an application role does.
+
+Each layer must hold alone, so the workloads also run on two altered schemas: with every privilege
+granted the triggers must refuse, with the triggers disabled the privileges must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from invariants import premises
+from invariants.checks import guards
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Violation,
+    changed_proof,
+    kept,
+    reached,
+    row_matches,
+    shown,
+)
+from invariants.history import Change, Record, Step
+from invariants.operations import OPERATOR, Delete, Truncate, Update
+
+
+class AppendOnly(Invariant):
+    """Rows stay byte for byte; the repair role's repair takes effect when it reports success."""
+
+    name = "append-only"
+    promise = "A committed row of an append-only table stays as it is; a repair takes effect."
+    premises = (premises.GRANTED, premises.UNTRIGGERED)
+    focus = {
+        "ingest": 8,
+        "allocate": 6,
+        "post_to_ledger": 10,
+        "tamper": 14,
+        "deallocate": 8,
+        "repair": 8,
+        "truncate": 5,
+        "reassign": 0,
+        "refresh": 0,
+        "probe": 0,
+        "taxonomy": 0,
+        "erase": 0,
+    }
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Check every change to an append-only table, and every repair."""
+        for step in case.history.steps:
+            role = step.operation.actor.role
+            for rule in case.contract.append_only:
+                if role == rule.repaired_by:
+                    yield from self._repair(case, step, rule.table)
+                elif role not in (OPERATOR, case.contract.tenancy.erased_by):
+                    for change in step.changes:
+                        if change.table == rule.table and change.before is not None:
+                            yield self._lost(case, step, change)
+
+    def _lost(self, case: Case, step: Step, change: Change) -> Violation:
+        actor = step.operation.actor
+        truncated = any(isinstance(s, Truncate) for s in step.operation.statements)
+        kind = "truncate" if truncated else change.effect
+        guard = "" if truncated else reached(case, step, change)
+        if not guard:
+            premise = case.history.workload.premise
+            guard = (
+                guards.firing(change.table, kind, case.catalog)
+                if premise == premises.GRANTED
+                else "privilege"
+            )
+        word = "removed" if change.after is None else "changed"
+        return Violation(
+            signature=self.signature(kind, change.table, guard),
+            operation=step.index,
+            summary=f"{actor.role} {word} a committed row of {change.table}"
+            + (f" by way of {guard}" if change.table not in _named(step) else ""),
+            promise="A committed row of an append-only table stays, byte for byte, "
+            "whatever an application role does by whatever path.",
+            proof=changed_proof(case, step, change),
+            evidence=(Evidence("before", shown(change.before)), Evidence("after", shown(change.after))),
+        )
+
+    def _repair(self, case: Case, step: Step, table: str) -> Iterator[Violation]:
+        """A repair that the server reports as done, and that changed nothing."""
+        if not step.committed or len(step.operation.statements) != 1:
+            return
+        (statement,) = step.operation.statements
+        if not isinstance(statement, Update | Delete) or statement.relation != table:
+            return
+        for row in _aimed_at(case, step, statement):
+            after = step.after.find(table, row.key)
+            if isinstance(statement, Update):
+                wanted = {c: v for c, v in statement.assign if isinstance(v, int | str) and row[c] != v}
+                done = not wanted or (after is not None and any(after[c] != row[c] for c in wanted))
+            else:
+                wanted, done = {}, after is None
+            if done:
+                continue
+            change = Change(table, row, after if isinstance(statement, Update) else None)
+            present = kept(case, Change(table, row, row))
+            undone = f"NOT {row_matches(table, {**dict(statement.where), **wanted})}" if wanted else present
+            yield Violation(
+                signature=self.signature(
+                    statement.kind, table, guards.firing(table, statement.kind, case.catalog, "BEFORE")
+                ),
+                operation=step.index,
+                summary=f"{step.operation.actor.role} repairs a row of {table}, is told that it went well, "
+                "and the row is as it was",
+                promise="A repair by the repair role that reports success changed the row.",
+                proof=(
+                    Condition("accepted", step.index),
+                    Condition("state", step.index, present),
+                    Condition("state", step.index, undone),
+                ),
+                evidence=(
+                    Evidence("the row before", shown(change.before)),
+                    Evidence("the row after", shown(after)),
+                ),
+            )
+            return
+
+
+def _aimed_at(case: Case, step: Step, statement: Update | Delete) -> Iterator[Record]:
+    """Rows of the actor's tenant that the statement names by columns whose values compare as they are."""
+    tenant = step.operation.actor.tenant
+    for row in step.before.rows(statement.relation):
+        if case.tenant_of(row) == tenant and all(row.get(c) == v for c, v in statement.where):
+            yield row
+
+
+def _named(step: Step) -> set[str]:
+    return {s.relation for s in step.operation.statements}

@@ -1,0 +1,189 @@
+"""What every invariant has in common: the case it judges, the violation it reports, the proof.
+
+A check is a pure function of a case. It never touches a database; what it needs to have run besides
+the workload itself it asks for as further worlds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from invariants import sql
+from invariants.catalog import Catalog
+from invariants.contract import Contract
+from invariants.history import Change, History, Record, Step
+from invariants.operations import Json, Value, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What tells one cause from another: what was done to which relation, past which guard."""
+
+    invariant: str
+    kind: str
+    relation: str
+    guard: str
+
+    def __str__(self) -> str:
+        return "/".join(p for p in (self.invariant, self.kind, self.relation, self.guard) if p)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One fact of a violation, in a form that psql can test.
+
+    refused, accepted: what the server said to the operation. `state`: an SQL condition that the
+    superuser evaluates once the operation is over. `seen`: an SQL condition that the actor evaluates
+    at the end of the operation's transaction. `differs`: the operation's answer is another one
+    when the other tenants do nothing.
+    """
+
+    kind: Literal["refused", "accepted", "state", "seen", "differs"]
+    operation: int
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Rows that show the violation, under a caption."""
+
+    caption: str
+    rows: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold: all conditions of `proof` together are the violation."""
+
+    signature: Signature
+    operation: int
+    summary: str
+    promise: str
+    proof: tuple[Condition, ...]
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """All a check may look at. `worlds` holds the histories it asked for, by the name it gave them."""
+
+    contract: Contract
+    catalog: Catalog
+    history: History
+    worlds: Mapping[str, History] = field(default_factory=dict)
+
+    def tenant_of(self, record: Record) -> str | None:
+        """The tenant a row belongs to; None for a table that is nobody's."""
+        tenancy = self.contract.tenancy
+        if record.table == tenancy.root:
+            return str(record.key[0])
+        value = record.get(tenancy.column)
+        return None if value is None else str(value)
+
+    def is_tenant_table(self, table: str) -> bool:
+        """Whether each row of the table belongs to one tenant."""
+        return table in self.contract.tenancy.tables or table == self.contract.tenancy.root
+
+    def is_application(self, step: Step) -> bool:
+        """Whether the actor is bound to one tenant by the contract."""
+        return step.operation.actor.role in self.contract.application_roles
+
+
+class Invariant(ABC):
+    """A named promise and the check that it held. Register it in `invariants.checks`."""
+
+    name: ClassVar[str]
+    promise: ClassVar[str]
+    # Weights of operation strategies by name; those not named keep their own weight.
+    focus: ClassVar[Mapping[str, int]] = {}
+    # Altered schemas to try besides the migrated one.
+    premises: ClassVar[tuple[str, ...]] = ()
+    # Whether every tenant and role reads everything at the end of each workload.
+    observes: ClassVar[bool] = False
+
+    def worlds(self, workload: Workload) -> Mapping[str, Workload]:
+        """Further workloads whose histories the check needs."""
+        del workload
+        return {}
+
+    @abstractmethod
+    def check(self, case: Case) -> Iterator[Violation]:
+        """All violations of this invariant in the case."""
+
+    def signature(self, kind: str, relation: str, guard: str) -> Signature:
+        """A signature of this invariant."""
+        return Signature(self.name, kind, relation, guard)
+
+
+def row_matches(table: str, values: Mapping[str, object]) -> str:
+    """An SQL condition: a row with these values exists."""
+    terms = [
+        f"{sql.name(c)} IS NULL" if v is None else f"{sql.name(c)} = {sql.literal(_value(v))}"
+        for c, v in values.items()
+    ]
+    return f"EXISTS (SELECT FROM {sql.name(table)} WHERE {' AND '.join(terms) or 'true'})"
+
+
+def _value(value: object) -> Value:
+    if isinstance(value, dict | list):
+        return Json.of(value)
+    return value if isinstance(value, bool | int | str) else str(value)
+
+
+def key_of(case: Case, record: Record) -> dict[str, object]:
+    """Primary key columns and values of a row; the whole row where there is no primary key."""
+    columns = case.catalog.tables[record.table].primary_key
+    return {c: record[c] for c in columns} if columns else dict(record.values)
+
+
+def exists(case: Case, record: Record) -> str:
+    """An SQL condition: the row with this primary key exists."""
+    return row_matches(record.table, key_of(case, record))
+
+
+def kept(case: Case, change: Change) -> str:
+    """An SQL condition: the changed row still has the values it had before.
+
+    Values that the server's clock made are left out: they differ from run to run.
+    """
+    before, after = change.before, change.after
+    assert before is not None
+    values = key_of(case, before)
+    if after is not None:
+        columns = case.catalog.tables[change.table].columns
+        values |= {
+            c: v
+            for c, v in before.values.items()
+            if v != after.get(c) and not (columns[c].type.startswith("timestamp") and columns[c].has_default)
+        }
+    return row_matches(change.table, values)
+
+
+def changed_proof(case: Case, step: Step, change: Change) -> tuple[Condition, ...]:
+    """The conditions that together say: this operation made this change."""
+    if change.before is None:
+        return (Condition("state", step.index, exists(case, change.record)),)
+    present = kept(case, change)
+    return (
+        Condition("state", step.index - 1, present),
+        Condition("state", step.index, f"NOT {present}"),
+    )
+
+
+def reached(case: Case, step: Step, change: Change) -> str:
+    """The foreign keys by which an operation reached a table it does not name; else empty."""
+    named = [s.relation for s in step.operation.statements]
+    if change.table in named:
+        return ""
+    for relation in named:
+        if path := case.catalog.path(relation, change.table):
+            return ",".join(k.name for k in path)
+    return ""
+
+
+def shown(*records: Record | None) -> tuple[Mapping[str, object], ...]:
+    """Rows as evidence, leaving out the missing ones."""
+    return tuple(dict(r.values) for r in records if r is not None)

@@ -1,0 +1,309 @@
+"""cross-tenant: no tenant reads, changes, refers to or notices another tenant's rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from invariants import sql
+from invariants.catalog import ForeignKey
+from invariants.checks import guards
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Signature,
+    Violation,
+    changed_proof,
+    exists,
+    reached,
+    shown,
+)
+from invariants.history import Record, Step
+from invariants.operations import Call, Insert, Merge, Operation, Select, Statement, Update, Workload
+from invariants.wire import Answer
+
+_VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+# What one statement came to, as its client sees it: rows, a count, or an SQLSTATE.
+Observation = tuple[object, ...]
+
+
+class CrossTenant(Invariant):
+    """Four parts: rows seen and changed, references, sessions without a tenant, noninterference."""
+
+    name = "cross-tenant"
+    promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
+    observes = True
+    focus = {"post_to_ledger": 10, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
+
+    def worlds(self, workload: Workload) -> Mapping[str, Workload]:
+        """For each tenant that acts among others, the world without those others."""
+        acting = {o.actor.tenant for o in workload.operations}
+        tenants = [t.id for t in workload.tenants if t.id in acting]
+        return {t: workload.without_others(t) for t in tenants} if len(tenants) > 1 else {}
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Check all four parts."""
+        crossed: int | None = None
+        for step in case.history.steps:
+            if case.is_application(step):
+                yield from self._seen(case, step)
+                yield from self._changed(case, step)
+            for violation in self._references(case, step):
+                crossed = step.index if crossed is None else crossed
+                yield violation
+        for tenant in case.worlds:
+            yield from self._interference(case, tenant, crossed)
+
+    def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
+        actor = step.operation.actor
+        for statement, answer in step.queries:
+            if not isinstance(statement, Select | Call):
+                continue
+            column = case.contract.tenancy.column
+            if statement.relation == case.contract.tenancy.root:
+                column = case.catalog.tables[statement.relation].primary_key[0]
+            if column not in answer.columns:
+                continue
+            position = answer.columns.index(column)
+            rows = [r for r in answer.rows if r[position] is not None]
+            foreign = [r for r in rows if (r[position] or b"").decode() != actor.tenant]
+            if not foreign:
+                continue
+            source = f"{sql.name(statement.relation)}{'()' if isinstance(statement, Call) else ''}"
+            clause = f"{sql.name(column)}::text IS DISTINCT FROM {sql.literal(actor.tenant)}"
+            yield Violation(
+                signature=self.signature(
+                    "select", statement.relation, guards.isolating(statement.relation, case.catalog)
+                ),
+                operation=step.index,
+                summary=f"{actor.role} {_acting_for(actor.tenant)} read {len(foreign)} "
+                f"{_rows(len(foreign))} of another tenant from {statement.relation}",
+                promise="An actor never receives another tenant's data, and without a tenant sees nothing.",
+                proof=(Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})"),),
+                evidence=(Evidence("returned to it", _readable(answer, foreign)),),
+            )
+
+    def _changed(self, case: Case, step: Step) -> Iterator[Violation]:
+        actor = step.operation.actor
+        for change in step.changes:
+            if not case.is_tenant_table(change.table):
+                continue
+            owners = {case.tenant_of(r) for r in (change.before, change.after) if r}
+            if owners <= {actor.tenant}:
+                continue
+            guard = reached(case, step, change) or guards.isolating(change.table, case.catalog)
+            word = {"insert": "created", "update": "changed", "delete": "removed"}[change.effect]
+            yield Violation(
+                signature=self.signature(change.effect, change.table, guard),
+                operation=step.index,
+                summary=f"{actor.role} {_acting_for(actor.tenant)} {word} a row of another tenant "
+                f"in {change.table}",
+                promise="An actor never creates, changes or removes another tenant's row.",
+                proof=changed_proof(case, step, change),
+                evidence=(
+                    Evidence("before", shown(change.before)),
+                    Evidence("after", shown(change.after)),
+                ),
+            )
+
+    def _references(self, case: Case, step: Step) -> Iterator[Violation]:
+        for change in step.changes:
+            row = change.after
+            if row is None or change.table not in case.contract.tenancy.tables:
+                continue
+            for key in case.catalog.tables[change.table].foreign_keys:
+                if key.target not in case.contract.tenancy.tables:
+                    continue
+                target = _target(case, step, key, row)
+                if target is None or case.tenant_of(target) == case.tenant_of(row):
+                    continue
+                yield Violation(
+                    signature=self.signature(change.effect, change.table, key.name),
+                    operation=step.index,
+                    summary=f"a row of {change.table} refers to another tenant's row in {key.target}, "
+                    f"through {key.name}",
+                    promise="No row refers to a row of another tenant.",
+                    proof=(
+                        Condition("state", step.index, exists(case, row)),
+                        Condition("state", step.index, _crosses(case, key, row)),
+                    ),
+                    evidence=(
+                        Evidence(f"the row in {change.table}", shown(row)),
+                        Evidence(f"the row in {key.target} it refers to", shown(target)),
+                    ),
+                )
+
+    def _interference(self, case: Case, tenant: str, crossed: int | None) -> Iterator[Violation]:
+        """Compare what `tenant` observes with and without the others.
+
+        After a reference across tenants, or a collision that the contract accepts, the two worlds
+        differ for a known reason, and the comparison ends.
+        """
+        alone = iter(case.worlds[tenant].steps)
+        known = _literals(case.history.workload)
+        others = {t.id for t in case.history.workload.tenants} - {tenant}
+        accepted = "primary-key-collision" in case.contract.accepted
+        for step in case.history.steps:
+            if step.operation.actor.tenant in others:
+                continue
+            world = next(alone)
+            if crossed is not None and step.index >= crossed:
+                return
+            if accepted and _collides(case, step, tenant):
+                return
+            if step.operation.actor.tenant != tenant or not case.is_application(step):
+                continue
+            seen = _observations(case, step, known)
+            expected = _observations(case, world, known)
+            if seen == expected:
+                continue
+            position = next(
+                i for i, (a, b) in enumerate(zip(seen, expected, strict=False)) if a != b
+            )
+            statement = step.operation.statements[min(position, len(step.operation.statements) - 1)]
+            yield Violation(
+                signature=self._interfered(case, step, world, statement),
+                operation=step.index,
+                summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer from "
+                f"{statement.relation} because of what other tenants did",
+                promise="What a tenant observes does not depend on what other tenants do.",
+                proof=(Condition("differs", step.index, tenant),),
+                evidence=(
+                    Evidence("with the other tenants", (_told(seen[position]),)),
+                    Evidence("without them", (_told(expected[position]),)),
+                ),
+            )
+            return
+
+    def _interfered(self, case: Case, step: Step, world: Step, statement: Statement) -> Signature:
+        error = step.error or world.error
+        if error is not None:
+            guard = guards.refusing(error, statement, case.catalog)
+        else:
+            guard = guards.isolating(statement.relation, case.catalog)
+        return self.signature(statement.kind, statement.relation, guard)
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """Replaces values that follow the clock or chance, so that two runs can be compared."""
+
+    known: frozenset[bytes]
+    clock: frozenset[str]
+
+    def rows(self, answer: Answer) -> tuple[tuple[bytes | None, ...], ...]:
+        hidden = [c in self.clock for c in answer.columns]
+        return tuple(
+            sorted(
+                (tuple(b"~" if h else self._value(v) for h, v in zip(hidden, row, strict=True)) for row in answer.rows),
+                key=repr,
+            )
+        )
+
+    def _value(self, value: bytes | None) -> bytes | None:
+        if value is None or value in self.known or not _VOLATILE.match(value):
+            return value
+        return b"~"
+
+
+def _observations(case: Case, step: Step, known: frozenset[bytes]) -> list[Observation]:
+    seen: list[Observation] = []
+    for statement, answer in step.queries:
+        clock = frozenset(c for t, c in case.contract.clock_columns if t == statement.relation)
+        seen.append((answer.count, answer.columns, _Mask(known, clock).rows(answer)))
+    seen.append(("refused", step.error.sqlstate) if step.error else ("accepted",))
+    return seen
+
+
+def _literals(workload: Workload) -> frozenset[bytes]:
+    """Every text the workload itself sends: a value that comes back was not made by the server."""
+    found = {t.id for t in workload.tenants}
+    for operation in workload.operations:
+        for statement in operation.statements:
+            match statement:
+                case Insert(_, _, rows, _):
+                    found.update(v for row in rows for v in row if isinstance(v, str))
+                case Update(_, assign, where):
+                    found.update(v for _, v in (*assign, *where) if isinstance(v, str))
+                case Merge(_, _, row, _, _):
+                    found.update(v for v in row if isinstance(v, str))
+    return frozenset(f.encode() for f in found)
+
+
+def _collides(case: Case, step: Step, tenant: str) -> bool:
+    """Whether the operation names a primary key that another tenant's row already has."""
+    return any(
+        (owner := step.before.find(relation, key)) is not None and case.tenant_of(owner) != tenant
+        for relation, key in _keys_named(case, step.operation)
+    )
+
+
+def _keys_named(case: Case, operation: Operation) -> Iterator[tuple[str, tuple[object, ...]]]:
+    for statement in operation.statements:
+        table = case.catalog.tables.get(statement.relation)
+        if table is None or not table.primary_key:
+            continue
+        match statement:
+            case Insert(relation, columns, rows, _):
+                sources = [dict(zip(columns, row, strict=True)) for row in rows]
+            case Merge(relation, columns, row, _, _):
+                sources = [dict(zip(columns, row, strict=True))]
+            case Update(relation, assign, _):
+                sources = [dict(assign)]
+            case _:
+                continue
+        for source in sources:
+            if all(c in source for c in table.primary_key):
+                yield relation, tuple(source[c] for c in table.primary_key)
+
+
+def _target(case: Case, step: Step, key: ForeignKey, row: Record) -> Record | None:
+    values = tuple(row[c] for c in key.columns)
+    if None in values:
+        return None
+    if key.target_columns == case.catalog.tables[key.target].primary_key:
+        return step.after.find(key.target, values)
+    return next(
+        (r for r in step.after.rows(key.target) if tuple(r[c] for c in key.target_columns) == values), None
+    )
+
+
+def _crosses(case: Case, key: ForeignKey, row: Record) -> str:
+    column = sql.name(case.contract.tenancy.column)
+    terms = [
+        f"{sql.name(t)} = {sql.literal(row[c])}" for c, t in zip(key.columns, key.target_columns, strict=True)
+    ]
+    tenant = sql.literal(case.tenant_of(row))
+    return (
+        f"EXISTS (SELECT FROM {sql.name(key.target)} WHERE {' AND '.join(terms)} "
+        f"AND {column} IS DISTINCT FROM {tenant})"
+    )
+
+
+def _readable(answer: Answer, rows: list[tuple[bytes | None, ...]]) -> tuple[Mapping[str, object], ...]:
+    return tuple(
+        {c: None if v is None else v.decode(errors="replace") for c, v in zip(answer.columns, row, strict=True)}
+        for row in rows[:5]
+    )
+
+
+def _told(observation: Observation) -> Mapping[str, object]:
+    if observation[0] in ("refused", "accepted"):
+        return {"answer": " ".join(map(str, observation))}
+    count, columns, rows = observation
+    del columns
+    return {"rows": count, "content": repr(rows)[:200]} if rows else {"rows": count}
+
+
+def _acting_for(tenant: str | None) -> str:
+    if tenant is None:
+        return "without a tenant setting"
+    return f"for tenant {tenant}" if tenant else "with an empty tenant setting"
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"

@@ -1,0 +1,51 @@
+"""Names the guard concerned: the policy, trigger, constraint or privilege that acted or is missing."""
+
+from __future__ import annotations
+
+from invariants.catalog import Catalog
+from invariants.operations import Statement
+from invariants.wire import ServerError
+
+
+def refusing(error: ServerError, statement: Statement, catalog: Catalog) -> str:
+    """The guard that refused a statement, as its error tells."""
+    relation = catalog.relations.get(statement.relation)
+    if error.function:
+        # A trigger that raises on purpose is one cause, one that trips over itself is another.
+        raised = error.sqlstate == "P0001" or error.sqlstate.startswith("23")
+        return error.function if raised else f"{error.function} {error.sqlstate}"
+    if statement.kind == "refresh" and relation and error.sqlstate in ("23505", "21000"):
+        return ",".join(u.name for u in relation.uniques)
+    if error.constraint:
+        return error.constraint
+    if error.sqlstate == "42501":
+        if "row-level security" in error.message:
+            return ",".join(relation.policies) if relation else "row security"
+        return "privilege"
+    if relation and relation.policies and error.sqlstate in ("42704", "22P02"):
+        # The policy cannot read the tenant setting.
+        return ",".join(relation.policies)
+    return error.sqlstate
+
+
+def isolating(relation: str, catalog: Catalog) -> str:
+    """The guard that keeps tenants apart in a relation, or what is missing."""
+    found = catalog.relations.get(relation)
+    if found is None:
+        return "function"
+    if found.kind != "table":
+        return f"{found.kind} without tenant filter"
+    if not found.row_security:
+        return "row security disabled"
+    return ",".join(found.policies) or "no policy"
+
+
+def firing(relation: str, event: str, catalog: Catalog, timing: str = "") -> str:
+    """The enabled triggers of a table that fire for an event, or `no trigger`."""
+    found = catalog.relations.get(relation)
+    names = [
+        t.name
+        for t in (found.triggers if found else ())
+        if t.enabled and event.upper() in t.events and (not timing or t.timing == timing)
+    ]
+    return ",".join(names) or "no trigger"

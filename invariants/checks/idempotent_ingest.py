@@ -1,0 +1,149 @@
+"""idempotent-ingest: a message delivered again leaves the state as it was, without an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from invariants import sql
+from invariants.checks import guards
+from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, changed_proof, shown
+from invariants.contract import Idempotency
+from invariants.history import Change, Record, Step
+
+# The columns of the key and its values.
+Key = tuple[tuple[str, ...], tuple[object, ...]]
+
+
+class IdempotentIngest(Invariant):
+    """One row for one message, the first write wins; the same key in another tenant is another row."""
+
+    name = "idempotent-ingest"
+    promise = "Sending an ingest again, at any later point, leaves one row, the first, and no error."
+    focus = {
+        "ingest": 16,
+        "redeliver": 16,
+        "allocate": 6,
+        "post_to_ledger": 6,
+        "refresh": 0,
+        "probe": 0,
+        "erase": 0,
+        "truncate": 0,
+    }
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Check redeliveries, and that no key stands twice."""
+        yield from self._redelivered(case)
+        for step in case.history.steps:
+            for change in step.changes:
+                if change.after is not None:
+                    yield from self._duplicate(case, step, change.after)
+
+    def _redelivered(self, case: Case) -> Iterator[Violation]:
+        first: dict[tuple[object, int], Step] = {}
+        for step in case.history.steps:
+            delivery = step.operation.delivery
+            if delivery is None:
+                continue
+            message = (step.operation.actor.tenant, delivery)
+            earlier = first.get(message)
+            if earlier is None:
+                if step.committed and any(c.effect == "insert" for c in step.changes):
+                    first[message] = step
+                continue
+            if not _still_there(case, earlier, step):
+                continue
+            if step.error is not None:
+                yield self._refused(case, earlier, step)
+            for change in step.changes:
+                yield self._changed(case, earlier, step, change)
+
+    def _refused(self, case: Case, earlier: Step, step: Step) -> Violation:
+        assert step.error is not None
+        statement = step.failed_statement
+        return Violation(
+            signature=self.signature(
+                "insert", statement.relation, guards.refusing(step.error, statement, case.catalog)
+            ),
+            operation=step.index,
+            summary=f"the second delivery into {statement.relation} is refused: {step.error.message}",
+            promise="Sending an ingest again gives the client no error.",
+            proof=(Condition("accepted", earlier.index), Condition("refused", step.index)),
+        )
+
+    def _changed(self, case: Case, earlier: Step, step: Step, change: Change) -> Violation:
+        rule = _rule(case, change.table)
+        guard = "first write wins"
+        if change.effect == "insert":
+            key = _key(rule, change.record) if rule else None
+            guard = f"unique ({', '.join(key[0])})" if key else "no key"
+        return Violation(
+            signature=self.signature(change.effect, change.table, guard),
+            operation=step.index,
+            summary=f"the second delivery of a message {_DONE[change.effect]} a row of {change.table}",
+            promise="Sending an ingest again leaves the state as it was: one row, the first write wins.",
+            proof=(Condition("accepted", earlier.index), *changed_proof(case, step, change)),
+            evidence=(
+                Evidence(
+                    "the first delivery's rows",
+                    shown(*(c.after for c in earlier.changes if c.table == change.table)),
+                ),
+                Evidence("what the second one made of it", shown(change.before, change.after)),
+            ),
+        )
+
+    def _duplicate(self, case: Case, step: Step, row: Record) -> Iterator[Violation]:
+        rule = _rule(case, row.table)
+        key = _key(rule, row) if rule else None
+        if rule is None or key is None:
+            return
+        twins = [
+            r
+            for r in step.after.rows(row.table)
+            if r is not row and case.tenant_of(r) == case.tenant_of(row) and _key(rule, r) == key
+        ]
+        if not twins:
+            return
+        where = " AND ".join(
+            f"{sql.name(c)} = {sql.literal(str(v))}"
+            for c, v in ((case.contract.tenancy.column, case.tenant_of(row)), *zip(*key, strict=True))
+        )
+        yield Violation(
+            signature=self.signature("insert", row.table, f"unique ({', '.join(key[0])})"),
+            operation=step.index,
+            summary=f"{row.table} has {len(twins) + 1} rows with the same key ({', '.join(key[0])})",
+            promise="One message is one row.",
+            proof=(
+                Condition(
+                    "state", step.index, f"(SELECT count(*) > 1 FROM {sql.name(row.table)} WHERE {where})"
+                ),
+            ),
+            evidence=(Evidence("rows with one key", shown(row, *twins)),),
+        )
+
+
+_DONE = {"insert": "made", "update": "changed", "delete": "removed"}
+
+
+def _rule(case: Case, table: str) -> Idempotency | None:
+    return next((r for r in case.contract.idempotency if r.table == table), None)
+
+
+def _key(rule: Idempotency, row: Record) -> Key | None:
+    """The key of a row: the first whose columns are all set."""
+    for columns in rule.keys:
+        values = tuple(row[c] for c in columns)
+        if None not in values:
+            return columns, values
+    return None
+
+
+def _still_there(case: Case, earlier: Step, step: Step) -> bool:
+    """Whether what the first delivery wrote is there with the same keys, so that a second adds nothing."""
+    for change in earlier.changes:
+        if change.effect != "insert":
+            continue
+        now = step.before.find(change.table, change.record.key)
+        rule = _rule(case, change.table)
+        if now is None or (rule and _key(rule, now) != _key(rule, change.record)):
+            return False
+    return True

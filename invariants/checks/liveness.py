@@ -1,0 +1,82 @@
+"""liveness: what the contract permits is accepted, with the effect it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from invariants import model, sql
+from invariants.checks import guards
+from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, row_matches
+from invariants.history import Step
+from invariants.operations import Select
+
+
+class Liveness(Invariant):
+    """A schema that refuses everything passes every safety check; this one it does not pass."""
+
+    name = "liveness"
+    promise = "What the contract permits is accepted, with the effect it promises."
+    focus = {"allocate": 12, "reassign": 8, "deallocate": 8, "refresh": 6, "probe": 8, "repair": 4, "erase": 2}
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Compare every operation with what the model of the contract expects."""
+        for step in case.history.steps:
+            expectation = model.expect(case.contract, case.catalog, step.before, step.operation)
+            if expectation is None:
+                continue
+            if step.error is not None:
+                yield self._refused(case, step)
+                continue
+            yield from self._unread(case, step, expectation)
+            for table, key, what in model.disagreements(
+                expectation, case.catalog, case.contract, step.after
+            ):
+                columns = case.catalog.tables[table].primary_key
+                present = row_matches(table, dict(zip(columns, key, strict=True)))
+                row = step.after.find(table, key)
+                yield Violation(
+                    signature=self.signature(step.operation.statements[-1].kind, table, "no effect"),
+                    operation=step.index,
+                    summary=f"{step.operation.actor.role} is told that it went well, "
+                    f"but a row of {table} {what}",
+                    promise=self.promise,
+                    proof=(
+                        Condition("accepted", step.index),
+                        Condition("state", step.index, f"NOT {present}" if row is None else present),
+                    ),
+                    evidence=(Evidence("the row", (row.values,) if row else ()),),
+                )
+
+    def _refused(self, case: Case, step: Step) -> Violation:
+        error, statement = step.error, step.failed_statement
+        assert error is not None
+        actor = step.operation.actor.role or "the operator"
+        return Violation(
+            signature=self.signature(
+                statement.kind, statement.relation, guards.refusing(error, statement, case.catalog)
+            ),
+            operation=step.index,
+            summary=f"{actor} may {statement.kind} {statement.relation} here and is refused: "
+            f"{error.message} ({error.sqlstate})",
+            promise=self.promise,
+            proof=(Condition("refused", step.index),),
+        )
+
+    def _unread(self, case: Case, step: Step, expectation: model.Expectation) -> Iterator[Violation]:
+        for position, (table, keys) in expectation.selected.items():
+            statement, answer = step.operation.statements[position], step.answers[position]
+            assert isinstance(statement, Select)
+            columns = case.catalog.tables[table].primary_key
+            places = [answer.columns.index(c) for c in columns]
+            got = {tuple((row[p] or b"").decode() for p in places) for row in answer.rows}
+            missing = [k for k in keys if tuple(str(v) for v in k) not in got]
+            if missing:
+                key = dict(zip(columns, missing[0], strict=True))
+                yield Violation(
+                    signature=self.signature("select", table, guards.isolating(table, case.catalog)),
+                    operation=step.index,
+                    summary=f"{step.operation.actor.role} does not see {len(missing)} of its own rows "
+                    f"in {sql.name(table)}",
+                    promise=self.promise,
+                    proof=(Condition("seen", step.index, f"NOT {row_matches(table, key)}"),),
+                )

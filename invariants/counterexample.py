@@ -1,0 +1,144 @@
+"""A reduced workload with its violation, and the three files it is kept as.
+
+`NAME.json` is the exact replay, `NAME.sql` a script for psql alone, `NAME.txt` what the terminal showed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invariants.checks.base import Case, Violation
+from invariants.errors import InfrastructureError, UsageError
+from invariants.narrate import narrate, summarise
+from invariants.operations import Workload, workload_from_json, workload_to_json
+from invariants.script import script
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """What was found: a 1-minimal workload, and the story, script and summary of its violation."""
+
+    invariant: str
+    signature: str
+    summary: str
+    workload: Workload
+    text: str
+    script: str
+    seed: int | None = None
+    revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending: the signature, in letters any file system takes."""
+        slug = re.sub(r"[^a-z0-9_]+", "-", self.signature.lower().replace("/", "--"))
+        return re.sub(r"(?<!-)-(?!-)", "-", slug).strip("-")[:150]
+
+
+def counterexample(
+    case: Case, violation: Violation, *, seed: int | None = None, revision: str = ""
+) -> Counterexample:
+    """Tell and script the violation as it was seen in the case."""
+    summary = summarise(case, violation)
+    return Counterexample(
+        invariant=violation.signature.invariant,
+        signature=str(violation.signature),
+        summary=summary,
+        workload=case.history.workload,
+        text=narrate(case, violation),
+        script=script(case, violation, summary),
+        seed=seed,
+        revision=revision,
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a counterexample was written."""
+
+    json: Path
+    sql: Path
+    txt: Path
+
+
+def ensure_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises `UsageError` before any work is done when nothing can be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--artifacts {folder}: cannot be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def save(found: Counterexample, folder: Path) -> Saved:
+    """Write the three files. Raises `InfrastructureError` when the disk refuses."""
+    paths = Saved(*(folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt")))
+    document = {
+        "format": FORMAT,
+        "invariant": found.invariant,
+        "signature": found.signature,
+        "summary": found.summary,
+        "seed": found.seed,
+        "revision": found.revision,
+        "workload": workload_to_json(found.workload),
+    }
+    write(paths.json, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write(paths.sql, found.script)
+    write(paths.txt, found.text + "\n")
+    return paths
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all. Raises `InfrastructureError` naming the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            os.fchmod(descriptor, 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InfrastructureError(
+            f"{path}: cannot be written ({error.strerror}); name another place"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A counterexample as read from its JSON file."""
+
+    path: Path
+    invariant: str
+    signature: str
+    workload: Workload
+
+
+def load(path: Path) -> Kept:
+    """Read a counterexample file. Raises `UsageError` naming the file when it is not one."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise UsageError(
+                f"{path}: format {document['format']!r} is not known; this version reads format {FORMAT}"
+            )
+        return Kept(
+            path, document["invariant"], document["signature"], workload_from_json(document["workload"])
+        )
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a counterexample's .json") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a counterexample ({error!r}); name a .json that a run wrote") from None

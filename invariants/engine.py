@@ -1,0 +1,280 @@
+"""The search: Hypothesis draws workloads, the judge decides, the reducer makes findings minimal.
+
+A search does not stop at the first violation. Causes already known by their signature are passed
+over, and it goes on until the budget is spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.errors import Flaky as HypothesisFlaky
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+
+from invariants.checks.base import Case, Invariant
+from invariants.contract import Contract
+from invariants.counterexample import Counterexample, counterexample, save, write
+from invariants.environment import Environment
+from invariants.events import Flaky, Found, InvariantFinished, InvariantStarted, Listener, Progress
+from invariants.judge import Judge, by_signature, failing_with
+from invariants.narrate import narrate
+from invariants.operations import Insert, Workload
+from invariants.reduce import reduce
+
+_TICK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to look: seed, limits, and where to keep what is found.
+
+    `seconds` limits one invariant's search. `database` is Hypothesis's example database: with it,
+    and without a seed given by the user, what failed before is tried first.
+    """
+
+    seed: int
+    examples: int
+    seconds: float | None = None
+    artifacts: Path | None = None
+    database: Path | None = None
+    reuse: bool = False
+
+
+class _Spent(BaseException):
+    """The budget is spent; not an Exception, so that Hypothesis lets it pass at once."""
+
+
+class _New(Exception):
+    """A workload shows a cause that is not known yet; Hypothesis keeps it in its database."""
+
+    def __init__(self, workload: Workload, signatures: tuple[str, ...]) -> None:
+        super().__init__(", ".join(signatures))
+        self.workload, self.signatures = workload, signatures
+
+
+@dataclass
+class _Tally:
+    """What one search has done so far."""
+
+    started: float = field(default_factory=time.monotonic)
+    examples: int = 0
+    told: float = 0.0
+    written: set[str] = field(default_factory=set)
+    found: list[Found] = field(default_factory=list)
+    flaky: list[Flaky] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Explorer:
+    """Searches for violations of one invariant after the other on one environment."""
+
+    def __init__(self, environment: Environment, contract: Contract, listener: Listener) -> None:
+        self.environment, self.contract, self.listener = environment, contract, listener
+        self.judge = Judge(environment, contract)
+
+    def close(self) -> None:
+        """Drop the scratch databases."""
+        self.judge.close()
+
+    def explore(self, invariant: Invariant, search: Search) -> InvariantFinished:
+        """Search until the examples or the seconds are spent, and report each cause once.
+
+        Raises `InfrastructureError` when the server goes away: that says nothing about the invariant.
+        """
+        import strategies
+
+        strategies.check(self.contract, self.judge.catalog)
+        self.listener(InvariantStarted(invariant.name, invariant.promise, search.examples))
+        tally, before = _Tally(), self.judge.operations
+        workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
+        round_ = 0
+        while tally.examples < search.examples and not self._spent(tally, search):
+            so_far = tally.examples
+            try:
+                self._round(invariant, search, tally, workloads, round_)
+            except _Spent:
+                break
+            except _New as new:
+                for signature in new.signatures:
+                    self._pursue(invariant, search, tally, new.workload, signature)
+            round_ += 1
+            if tally.examples == so_far:
+                break
+        error = self._unwritten(tally) if not tally.found else None
+        status = "violated" if tally.found else "error" if tally.flaky or error else "held"
+        finished = InvariantFinished(
+            name=invariant.name,
+            status=status,
+            examples=tally.examples,
+            operations=self.judge.operations - before,
+            seconds=tally.seconds,
+            found=tuple(tally.found),
+            flaky=tuple(tally.flaky),
+            error=error,
+        )
+        self.listener(finished)
+        return finished
+
+    def _round(
+        self,
+        invariant: Invariant,
+        search: Search,
+        tally: _Tally,
+        workloads: SearchStrategy[Workload],
+        round_: int,
+    ) -> None:
+        """Draw workloads until one shows a new cause."""
+        limit = search.examples - tally.examples
+
+        def test(workload: Workload) -> None:
+            if self._spent(tally, search) or tally.examples >= search.examples:
+                raise _Spent
+            tally.examples += 1
+            self._tell(invariant, search, tally, "searching")
+            case, violations = self.judge.violations(invariant, workload)
+            tally.written |= _inserted(case)
+            new = tuple(s for s in by_signature(violations) if s not in tally.known)
+            if new:
+                raise _New(workload, new)
+
+        # The key under which Hypothesis keeps examples: it must not follow this file's line numbers.
+        test._hypothesis_internal_database_key = f"invariants/{invariant.name}".encode()  # type: ignore[attr-defined]
+        phases = [Phase.reuse, Phase.generate] if search.reuse and round_ == 0 else [Phase.generate]
+        decorated: Callable[[], None] = settings(
+            max_examples=limit,
+            database=DirectoryBasedExampleDatabase(search.database) if search.database else None,
+            deadline=None,
+            phases=phases,
+            suppress_health_check=list(HealthCheck),
+            verbosity=Verbosity.quiet,
+            print_blob=False,
+        )(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
+        try:
+            decorated()
+        except (HypothesisFlaky, Unsatisfiable):
+            return
+
+    def _pursue(
+        self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload, signature: str
+    ) -> None:
+        """Reduce a failing workload, confirm it on a fresh database, keep it."""
+        if signature in tally.known:
+            return
+        tally.known.add(signature)
+        fails = failing_with(self.judge, invariant, signature)
+
+        def attempt(candidate: Workload) -> bool:
+            self._tell(invariant, search, tally, "reducing")
+            return fails(candidate) is not None
+
+        first, _ = self.judge.violations(invariant, workload)
+        reduced = reduce(workload, attempt, self.contract)
+        with Judge(self.environment, self.contract) as fresh:
+            case, violations = fresh.violations(invariant, reduced)
+            violation = by_signature(violations).get(signature)
+            if violation is None:
+                # Not the reduction's fault? The workload as found decides.
+                case, violations = fresh.violations(invariant, workload)
+                violation = by_signature(violations).get(signature)
+            if violation is None:
+                self._doubt(invariant, search, tally, signature, first, case)
+                return
+            made = counterexample(case, violation, seed=search.seed, revision=self.environment.revision)
+        self._keep(invariant, search, tally, made)
+
+    def _keep(self, invariant: Invariant, search: Search, tally: _Tally, made: Counterexample) -> None:
+        saved = save(made, search.artifacts) if search.artifacts else None
+        found = Found(invariant.name, made, saved)
+        tally.found.append(found)
+        self.listener(found)
+
+    def _doubt(
+        self, invariant: Invariant, search: Search, tally: _Tally, signature: str, first: Case, second: Case
+    ) -> None:
+        text = "\n".join(
+            f"{caption}:\n{_told(case)}" for caption, case in (("once", first), ("again", second))
+        )
+        flaky = Flaky(invariant.name, signature, text)
+        if search.artifacts:
+            path = search.artifacts / f"flaky-{invariant.name}-{len(tally.flaky) + 1}.txt"
+            write(path, f"{signature}\n{text}\n")
+            flaky = Flaky(invariant.name, signature, text, (str(path),))
+        tally.flaky.append(flaky)
+        self.listener(flaky)
+
+    def _unwritten(self, tally: _Tally) -> str | None:
+        """A table into which nothing was ever accepted was not tested; that is no pass."""
+        if tally.examples < 100:
+            return None
+        insertable = [
+            t
+            for t in self.contract.tenancy.tables
+            if any(self.contract.may(r, "insert", t) for r in self.contract.application_roles)
+        ]
+        missing = [t for t in insertable if t not in tally.written]
+        if not missing:
+            return None
+        return (
+            f"no operation ever got a row into {', '.join(missing)}: nothing was learned about it; "
+            "write a row strategy (docs/extending.md)"
+        )
+
+    def _spent(self, tally: _Tally, search: Search) -> bool:
+        return search.seconds is not None and tally.seconds >= search.seconds
+
+    def _tell(self, invariant: Invariant, search: Search, tally: _Tally, doing: Any) -> None:
+        now = time.monotonic()
+        if now - tally.told < _TICK_SECONDS:
+            return
+        tally.told = now
+        left = None if search.seconds is None else max(0.0, search.seconds - tally.seconds)
+        if tally.examples and doing == "searching":
+            by_examples = (search.examples - tally.examples) * tally.seconds / tally.examples
+            left = by_examples if left is None else min(left, by_examples)
+        self.listener(
+            Progress(
+                invariant.name,
+                tally.examples,
+                search.examples,
+                self.judge.operations,
+                tally.seconds,
+                left,
+                doing,
+            )
+        )
+
+
+def _derived(seed: int, name: str, round_: int) -> int:
+    """One seed per invariant and round, so that leaving one out does not change the others."""
+    return int.from_bytes(hashlib.blake2s(f"{seed}/{name}/{round_}".encode(), digest_size=8).digest())
+
+
+def _inserted(case: Case) -> set[str]:
+    return {
+        c.table
+        for step in case.history.steps
+        if any(isinstance(s, Insert) for s in step.operation.statements)
+        for c in step.changes
+        if c.effect == "insert"
+    }
+
+
+def _told(case: Case) -> str:
+    """A history without a violation, told like one with."""
+    from invariants.checks.base import Signature, Violation
+
+    nothing = Violation(Signature("", "", "", ""), -1, "", "nothing to point at", ())
+    return narrate(case, nothing)

@@ -1,0 +1,30 @@
+"""The two ways a run can end without an answer, each with its exit status.
+
+A violation is not an error: it is a result. An error says in one line what is wrong, with which
+file, option or object, and what to do next.
+"""
+
+from __future__ import annotations
+
+EXIT_HELD = 0
+EXIT_VIOLATED = 1
+EXIT_USAGE = 2
+EXIT_INFRASTRUCTURE = 3
+
+
+class InvariantsError(Exception):
+    """Base of the errors this package raises on purpose; `exit_status` is what the command returns."""
+
+    exit_status = EXIT_INFRASTRUCTURE
+
+
+class UsageError(InvariantsError):
+    """The input is wrong: an option, a file, the contract. The remedy is the user's."""
+
+    exit_status = EXIT_USAGE
+
+
+class InfrastructureError(InvariantsError):
+    """Server, migration or disk failed. Never evidence about an invariant."""
+
+    exit_status = EXIT_INFRASTRUCTURE

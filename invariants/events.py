@@ -1,0 +1,70 @@
+"""What an engine tells while it runs. The terminal, the JSON file and pytest are listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from invariants.counterexample import Counterexample, Saved
+
+Status = Literal["held", "violated", "error"]
+
+
+@dataclass(frozen=True)
+class InvariantStarted:
+    """The search for violations of one invariant begins."""
+
+    name: str
+    promise: str
+    examples_max: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the search is; seconds are of this invariant alone, `seconds_left` None without a budget."""
+
+    name: str
+    examples: int
+    examples_max: int
+    operations: int
+    seconds: float
+    seconds_left: float | None
+    doing: Literal["searching", "reducing"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A violation was reduced, confirmed on a fresh database, and kept (None: not asked to)."""
+
+    name: str
+    counterexample: Counterexample
+    saved: Saved | None
+
+
+@dataclass(frozen=True)
+class Flaky:
+    """A workload failed and then did not, on a fresh database: no finding, but not nothing either."""
+
+    name: str
+    signature: str
+    text: str
+    saved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InvariantFinished:
+    """What came of one invariant. `operations` counts every one executed, reduction included."""
+
+    name: str
+    status: Status
+    examples: int
+    operations: int
+    seconds: float
+    found: tuple[Found, ...]
+    flaky: tuple[Flaky, ...] = ()
+    error: str | None = None
+
+
+Event = InvariantStarted | Progress | Found | Flaky | InvariantFinished
+Listener = Callable[[Event], None]

@@ -1,0 +1,116 @@
+"""Executes a workload with the worlds a check asks for, and lets the check decide.
+
+One executor, and so one scratch database, for each premise; they are made when first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from invariants import premises
+from invariants.catalog import Catalog, read_catalog
+from invariants.checks.base import Case, Invariant, Violation
+from invariants.contract import Contract
+from invariants.environment import Environment, Scratch
+from invariants.errors import InfrastructureError, InvariantsError
+from invariants.execute import Executor
+from invariants.operations import Workload
+
+
+class Judge:
+    """Judges workloads on scratch databases of its own; closing it drops them."""
+
+    def __init__(self, environment: Environment, contract: Contract) -> None:
+        self.environment, self.contract = environment, contract
+        self._executors: dict[str, tuple[Scratch, Executor]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the scratch databases."""
+        while self._executors:
+            _, (scratch, executor) = self._executors.popitem()
+            executor.close()
+            # A server that is gone has taken its databases with it.
+            with suppress(InvariantsError):
+                scratch.drop()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of the schema as migrated."""
+        return self.executor("").catalog
+
+    @property
+    def operations(self) -> int:
+        """Operations executed so far, those of further worlds included."""
+        return sum(e.operations for _, e in self._executors.values())
+
+    def executor(self, premise: str) -> Executor:
+        """The executor for a premise."""
+        if premise not in self._executors:
+            scratch = self.environment.scratch()
+            try:
+                executor = self._open(scratch, premise)
+            except BaseException:
+                scratch.drop()
+                raise
+            self._executors[premise] = scratch, executor
+        return self._executors[premise][1]
+
+    def case(self, invariant: Invariant, workload: Workload) -> Case:
+        """Execute the workload and the worlds that the invariant asks for."""
+        executor = self.executor(workload.premise)
+        history = executor.run(workload)
+        worlds = {
+            name: executor.run(world, states=False) for name, world in invariant.worlds(workload).items()
+        }
+        return Case(self.contract, executor.catalog, history, worlds)
+
+    def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
+        """The case of a workload and every violation of the invariant in it."""
+        case = self.case(invariant, workload)
+        return case, list(invariant.check(case))
+
+    def _open(self, scratch: Scratch, premise: str) -> Executor:
+        try:
+            with psycopg.connect(scratch.conninfo, autocommit=True) as conn:
+                catalog = read_catalog(conn)
+                self.contract.bind(catalog)
+                if changes := premises.statements(premise, self.contract, catalog):
+                    for change in changes:
+                        conn.execute(change.encode())
+                    catalog = read_catalog(conn)
+        except psycopg.Error as error:
+            raise InfrastructureError(f"the scratch database cannot be read: {str(error).strip()}") from None
+        return Executor(scratch.conninfo, self.contract, catalog)
+
+
+def by_signature(violations: list[Violation]) -> Mapping[str, Violation]:
+    """The first violation of each signature, in order of occurrence."""
+    found: dict[str, Violation] = {}
+    for violation in sorted(violations, key=lambda v: v.operation):
+        found.setdefault(str(violation.signature), violation)
+    return found
+
+
+Fails = Callable[[Workload], Violation | None]
+
+
+def failing_with(judge: Judge, invariant: Invariant, signature: str) -> Fails:
+    """A predicate: the violation with this signature that a workload shows, if it does."""
+
+    def fails(workload: Workload) -> Violation | None:
+        return by_signature(judge.violations(invariant, workload)[1]).get(signature)
+
+    return fails

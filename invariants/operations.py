@@ -1,0 +1,316 @@
+"""Operations as data: what a client does, without a word about how it is sent or what came of it.
+
+A workload can be printed, saved, compared, cut down, sent twice and projected onto one tenant. Ids
+are chosen by the client, so that no operation needs the answer of an earlier one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+OPERATOR = ""
+"""The role of whoever maintains the database: the superuser session itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A JSON document as a value of a json or jsonb column, kept as canonical text."""
+
+    text: str
+
+    @classmethod
+    def of(cls, document: Any) -> Self:
+        """Keep `document` with sorted keys, so that equal documents are equal values."""
+        return cls(json.dumps(document, sort_keys=True, separators=(",", ":")))
+
+    @property
+    def document(self) -> Any:
+        """The document itself."""
+        return json.loads(self.text)
+
+
+Value = None | bool | int | str | Json
+Row = tuple[Value, ...]
+Assignments = tuple[tuple[str, Value], ...]
+
+
+@lru_cache(maxsize=100_000)
+def ident(kind: str, number: int) -> str:
+    """The `number`th id of a kind: a valid version 4 UUID, the same in every run."""
+    tag = hashlib.blake2s(kind.encode(), digest_size=4).hexdigest()
+    return f"{tag}-0000-4000-8000-{number:012x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who sends an operation: a role, and the tenant setting of its session.
+
+    `tenant` None means that the setting was never made; any text is sent as it is.
+    """
+
+    role: str
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """ON CONFLICT: do nothing without `updates`, else set those columns to the new row's values."""
+
+    target: tuple[str, ...] = ()
+    where: str = ""
+    updates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """INSERT of one or more rows."""
+
+    kind: ClassVar[str] = "insert"
+    relation: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    conflict: Conflict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """UPDATE of the rows whose columns equal `where` (all rows when empty)."""
+
+    kind: ClassVar[str] = "update"
+    relation: str
+    assign: Assignments
+    where: Assignments = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """DELETE of the rows whose columns equal `where` (all rows when empty)."""
+
+    kind: ClassVar[str] = "delete"
+    relation: str
+    where: Assignments = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """SELECT of the rows whose columns equal `where` (all rows when empty)."""
+
+    kind: ClassVar[str] = "select"
+    relation: str
+    where: Assignments = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """TRUNCATE of one table."""
+
+    kind: ClassVar[str] = "truncate"
+    relation: str
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """MERGE of one row: update `updates` where `on` matches, else insert the row."""
+
+    kind: ClassVar[str] = "merge"
+    relation: str
+    columns: tuple[str, ...]
+    row: Row
+    on: tuple[str, ...]
+    updates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """COPY .. FROM STDIN of one or more rows."""
+
+    kind: ClassVar[str] = "copy"
+    relation: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """REFRESH MATERIALIZED VIEW."""
+
+    kind: ClassVar[str] = "refresh"
+    relation: str
+    concurrently: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """SELECT from a function without arguments."""
+
+    kind: ClassVar[str] = "call"
+    relation: str
+
+
+Statement = Insert | Update | Delete | Select | Truncate | Merge | Copy | Refresh | Call
+STATEMENTS: Mapping[str, type[Statement]] = {
+    c.kind: c for c in (Insert, Update, Delete, Select, Truncate, Merge, Copy, Refresh, Call)
+}
+READS = (Select,)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One client transaction: an actor and the statements it sends.
+
+    Operations with the same `delivery` number carry the same message: the client sends it again.
+    """
+
+    actor: Actor
+    statements: tuple[Statement, ...]
+    delivery: int | None = None
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether no statement can change a row."""
+        return all(isinstance(s, READS) for s in self.statements)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant that exists before the first operation: the row of the tenancy's root table."""
+
+    id: str
+    columns: tuple[str, ...] = ()
+    row: Row = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Tenants, and the operations sent one after the other.
+
+    `premise` names the altered schema it runs on (see `invariants.premises`), empty for the schema
+    as migrated.
+    """
+
+    tenants: tuple[Tenant, ...]
+    operations: tuple[Operation, ...]
+    premise: str = ""
+
+    def without_others(self, tenant: str) -> Workload:
+        """The same world without the operations of other tenants.
+
+        What has no tenant (maintenance, sessions without a valid setting) stays.
+        """
+        others = {t.id for t in self.tenants} - {tenant}
+        kept = tuple(o for o in self.operations if o.actor.tenant not in others)
+        return replace(self, operations=kept)
+
+    @property
+    def statement_count(self) -> int:
+        """Statements over all operations."""
+        return sum(len(o.statements) for o in self.operations)
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """To and from plain JSON values; field names are the format, so renaming one breaks files."""
+
+    types: Mapping[str, type[Statement]] = field(default_factory=lambda: STATEMENTS)
+
+    def value(self, value: Value) -> Any:
+        return {"json": value.document} if isinstance(value, Json) else value
+
+    def unvalue(self, value: Any) -> Value:
+        if isinstance(value, dict):
+            return Json.of(value["json"])
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        raise ValueError(f"{value!r} is not a value of a column")
+
+    def statement(self, statement: Statement) -> dict[str, Any]:
+        out: dict[str, Any] = {"kind": statement.kind}
+        for f in fields(statement):
+            value = getattr(statement, f.name)
+            if f.name == "rows":
+                out["rows"] = [[self.value(v) for v in row] for row in value]
+            elif f.name == "row":
+                out["row"] = [self.value(v) for v in value]
+            elif f.name in ("where", "assign"):
+                out[f.name] = {c: self.value(v) for c, v in value}
+            elif isinstance(value, Conflict):
+                out[f.name] = {k.name: _plain(getattr(value, k.name)) for k in fields(value)}
+            else:
+                out[f.name] = _plain(value)
+        return out
+
+    def unstatement(self, data: dict[str, Any]) -> Statement:
+        cls = self.types[data["kind"]]
+        args: dict[str, Any] = {}
+        for name, value in data.items():
+            if name == "kind":
+                continue
+            if name == "rows":
+                args[name] = tuple(tuple(self.unvalue(v) for v in row) for row in value)
+            elif name == "row":
+                args[name] = tuple(self.unvalue(v) for v in value)
+            elif name in ("where", "assign"):
+                args[name] = tuple((c, self.unvalue(v)) for c, v in value.items())
+            elif name == "conflict":
+                args[name] = None if value is None else Conflict(**{k: _frozen(v) for k, v in value.items()})
+            else:
+                args[name] = _frozen(value)
+        return cls(**args)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_CODEC = _Codec()
+
+
+def workload_to_json(workload: Workload) -> dict[str, Any]:
+    """The workload as plain JSON values; `workload_from_json` reads it back unchanged."""
+    return {
+        "premise": workload.premise,
+        "tenants": [
+            {"id": t.id, "row": {c: _CODEC.value(v) for c, v in zip(t.columns, t.row, strict=True)}}
+            for t in workload.tenants
+        ],
+        "operations": [
+            {
+                "role": o.actor.role,
+                "tenant": o.actor.tenant,
+                "delivery": o.delivery,
+                "statements": [_CODEC.statement(s) for s in o.statements],
+            }
+            for o in workload.operations
+        ],
+    }
+
+
+def workload_from_json(data: dict[str, Any]) -> Workload:
+    """Read what `workload_to_json` wrote. Raises ValueError, KeyError or TypeError when it is not that."""
+    return Workload(
+        premise=data["premise"],
+        tenants=tuple(
+            Tenant(
+                t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values())
+            )
+            for t in data["tenants"]
+        ),
+        operations=tuple(
+            Operation(
+                Actor(o["role"], o["tenant"]),
+                tuple(_CODEC.unstatement(s) for s in o["statements"]),
+                o["delivery"],
+            )
+            for o in data["operations"]
+        ),
+    )

@@ -1,0 +1,198 @@
+"""Options, declared once: the command line, pytest and `INVARIANTS_*` variables all read this list."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invariants.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A budget: examples for each invariant, and seconds for the whole run."""
+
+    examples: int
+    seconds: float
+    what: str
+
+
+PROFILES: Mapping[str, Profile] = {
+    "dev": Profile(300, 60, "a look while you work"),
+    "ci": Profile(1500, 120, "every pull request"),
+    "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
+    "release": Profile(10_000, 600, "before a release"),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `flag` is its name without dashes; pytest puts `invariants-` before it."""
+
+    flag: str
+    help: str
+    metavar: str
+    parse: Callable[[str], Any] = str
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    many: bool = False
+
+    @property
+    def key(self) -> str:
+        """The attribute it is kept under."""
+        return self.flag.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"INVARIANTS_{self.key.upper()}"
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def seconds(text: str) -> float:
+    """A duration of more than nothing, in seconds."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+SERVER = Option(
+    "server",
+    "where PostgreSQL comes from: auto, container[:TAG], embedded[:MAJOR], or the URL of a server on "
+    "which databases may be created (default: auto)",
+    "auto|container|embedded|URL",
+    default="auto",
+)
+REVISION = Option(
+    "revision",
+    "the migration to test: head, a revision id, or a name from [revisions] in the contract "
+    "(default: head)",
+    "REV",
+    default="head",
+)
+APPLY_SQL = Option(
+    "apply-sql",
+    "run this script on the migrated schema first, as the superuser: what if we shipped this patch? "
+    "(repeatable)",
+    "FILE",
+    Path,
+    default=(),
+    many=True,
+)
+ALEMBIC_CONFIG = Option(
+    "alembic-config", "the Alembic configuration (default: alembic.ini)", "FILE", Path, Path("alembic.ini")
+)
+CONTRACT = Option(
+    "contract", "what the schema promises (default: invariants.toml)", "FILE", Path, Path("invariants.toml")
+)
+ARTIFACTS = Option(
+    "artifacts", "where counterexamples are kept (default: artifacts)", "DIR", Path, Path("artifacts")
+)
+PROFILE = Option(
+    "profile",
+    "the budget: " + "; ".join(f"{n}: {p.what}" for n, p in PROFILES.items()) + " (default: dev)",
+    "dev|ci|nightly|release",
+    default="dev",
+    choices=tuple(PROFILES),
+)
+SEED = Option("seed", "repeat the run with this seed (default: a new one, which is printed)", "N", int)
+MAX_EXAMPLES = Option("max-examples", "workloads for each invariant (default: the profile's)", "N", positive)
+TIME_BUDGET = Option(
+    "time-budget", "seconds for the whole search (default: the profile's)", "SECONDS", seconds
+)
+
+SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, CONTRACT)
+RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, *SCHEMA, ARTIFACTS)
+
+
+@dataclass(frozen=True)
+class SchemaOptions:
+    """Which schema, on which server."""
+
+    server: str = "auto"
+    revision: str = "head"
+    apply_sql: tuple[Path, ...] = ()
+    alembic_config: Path = Path("alembic.ini")
+    contract: Path = Path("invariants.toml")
+
+
+@dataclass(frozen=True)
+class RunOptions(SchemaOptions):
+    """A whole run. `seed` None draws a new one."""
+
+    profile: str = "dev"
+    seed: int | None = None
+    max_examples: int | None = None
+    time_budget: float | None = None
+    artifacts: Path = Path("artifacts")
+    invariants: tuple[str, ...] = field(default=())
+
+    @property
+    def examples(self) -> int:
+        """Workloads for each invariant."""
+        return self.max_examples or PROFILES[self.profile].examples
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for the whole search."""
+        return self.time_budget or PROFILES[self.profile].seconds
+
+
+def values(options: Sequence[Option], given: Callable[[Option], Any]) -> dict[str, Any]:
+    """Parsed values: what was given, else the environment variable, else the default.
+
+    Raises `UsageError` naming the option or the variable.
+    """
+    return {o.key: _value(o, given(o)) for o in options}
+
+
+def _value(option: Option, given: Any) -> Any:
+    source = f"--{option.flag}"
+    if given is None or given == []:
+        text = os.environ.get(option.variable)
+        if not text:
+            return option.default
+        given, source = (text.split(os.pathsep) if option.many else text), option.variable
+    if option.many:
+        return tuple(_parsed(option, source, g) for g in given)
+    return _parsed(option, source, given)
+
+
+def _parsed(option: Option, source: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    if option.choices and text not in option.choices:
+        raise UsageError(f"{source}: {text!r} is not known; use one of: {', '.join(option.choices)}")
+    try:
+        return option.parse(text)
+    except ValueError:
+        what = re.sub(r"\.$", "", (option.parse.__doc__ or "a whole number").split("\n")[0]).lower()
+        if option.parse is int:
+            what = "a whole number"
+        raise UsageError(f"{source}: {text!r} is not {what}") from None
+
+
+def add_to(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
+    """Declare options on a command; values stay text, `values` parses them."""
+    for option in options:
+        parser.add_argument(
+            f"--{option.flag}",
+            dest=option.key,
+            metavar=option.metavar,
+            help=option.help.replace("%", "%%"),
+            action="append" if option.many else "store",
+            default=None,
+        )

@@ -1,0 +1,42 @@
+"""Altered schemas on which a workload runs, to see each layer of defence hold alone.
+
+A premise is SQL applied to a scratch database before the workload; the counterexample's script
+applies it too.
+"""
+
+from __future__ import annotations
+
+from invariants.catalog import Catalog
+from invariants.contract import Contract
+from invariants.sql import name
+
+GRANTED = "privileges-granted"
+UNTRIGGERED = "triggers-disabled"
+
+DESCRIPTIONS = {
+    "": "the schema as migrated",
+    GRANTED: "every table privilege is granted, so that triggers stand alone",
+    UNTRIGGERED: "the triggers of append-only tables are disabled, so that privileges stand alone",
+}
+
+
+def statements(premise: str, contract: Contract, catalog: Catalog) -> tuple[str, ...]:
+    """The SQL that makes a premise true, run as the superuser.
+
+    Raises ValueError for a premise that does not exist.
+    """
+    if premise not in DESCRIPTIONS:
+        raise ValueError(f"unknown premise {premise!r}")
+    if premise == GRANTED:
+        roles = ", ".join(name(r) for r in (*contract.application_roles, *sorted(contract.repair_roles)))
+        return tuple(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name(t)} TO {roles}"
+            for t in contract.tenancy.tables
+        )
+    if premise == UNTRIGGERED:
+        return tuple(
+            f"ALTER TABLE {name(a.table)} DISABLE TRIGGER USER"
+            for a in contract.append_only
+            if any(t.enabled for t in catalog.relations[a.table].triggers)
+        )
+    return ()

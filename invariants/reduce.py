@@ -1,0 +1,284 @@
+"""Makes a failing workload 1-minimal: nothing can be left out and no value made simpler.
+
+It works on the concrete workload and runs it again for every attempt, which takes milliseconds;
+Hypothesis's own shrinker needs minutes for the same, because it works on the choices behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from invariants.contract import Contract
+from invariants.operations import (
+    OPERATOR,
+    Assignments,
+    Copy,
+    Delete,
+    Insert,
+    Json,
+    Merge,
+    Operation,
+    Refresh,
+    Row,
+    Select,
+    Statement,
+    Truncate,
+    Update,
+    Value,
+    Workload,
+    ident,
+)
+
+_UUID = re.compile(r"[0-9a-f]{8}-0000-4000-8000-([0-9a-f]{12})\Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d( .*)?\Z")
+# A fixed menu: amounts that must add up could otherwise be lowered by turns, one cent at a time.
+_PLAIN_NUMBERS = (0, 1, 2, 3, 10, 100)
+_PLAIN_TIME = "2024-03-01 00:00:00+00"
+
+Attempt = Callable[[Workload], bool]
+T = TypeVar("T")
+Rows = TypeVar("Rows", Insert, Copy)
+
+
+def reduce(workload: Workload, fails: Attempt, contract: Contract) -> Workload:
+    """The smallest workload found that still fails; `fails` is asked about every attempt.
+
+    Removes operations in ever smaller chunks, then simplifies what is left until no single step
+    makes it smaller. `workload` itself is taken to fail.
+    """
+    tried: set[Workload] = {workload}
+
+    def attempt(candidate: Workload) -> bool:
+        if candidate in tried:
+            return False
+        tried.add(candidate)
+        return fails(candidate)
+
+    workload = _without_chunks(workload, attempt)
+    while True:
+        for candidate in _smaller(workload, contract):
+            if attempt(candidate):
+                workload = candidate
+                break
+        else:
+            return workload
+
+
+def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
+    size = max(1, len(workload.operations) // 2)
+    while size:
+        position = len(workload.operations)
+        while position > 0:
+            start = max(0, position - size)
+            rest = workload.operations[:start] + workload.operations[position:]
+            if attempt(candidate := replace(workload, operations=rest)):
+                workload = candidate
+            position = start
+        size //= 2
+    return workload
+
+
+def _smaller(workload: Workload, contract: Contract) -> Iterator[Workload]:
+    """Every workload that is one step simpler, the bigger steps first."""
+    operations = workload.operations
+    for i in reversed(range(len(operations))):
+        yield replace(workload, operations=operations[:i] + operations[i + 1 :])
+    for i in range(len(workload.tenants)):
+        yield replace(workload, tenants=workload.tenants[:i] + workload.tenants[i + 1 :])
+    if workload.premise:
+        yield replace(workload, premise="")
+    for i, operation in enumerate(operations):
+        for simpler in _smaller_operation(operation, workload, contract):
+            yield replace(workload, operations=(*operations[:i], simpler, *operations[i + 1 :]))
+    renamed = _mapped(workload, _Numbering())
+    if renamed != workload:
+        yield renamed
+    # Numbers that must agree with each other become smaller together or not at all.
+    for candidate in (_mapped(workload, _halved), *_replaced_numbers(workload)):
+        if candidate != workload:
+            yield candidate
+
+
+def _smaller_operation(operation: Operation, workload: Workload, contract: Contract) -> Iterator[Operation]:
+    statements = operation.statements
+    if len(statements) > 1:
+        for i in range(len(statements)):
+            yield replace(operation, statements=statements[:i] + statements[i + 1 :])
+    for i, statement in enumerate(statements):
+        for simpler in _smaller_statement(statement):
+            yield replace(operation, statements=(*statements[:i], simpler, *statements[i + 1 :]))
+    if operation.delivery is not None:
+        yield replace(operation, delivery=None)
+    actor = operation.actor
+    roles = (*contract.application_roles,)
+    if actor.role in roles:
+        for role in roles[: roles.index(actor.role)]:
+            yield replace(operation, actor=replace(actor, role=role))
+    if actor.role != OPERATOR and actor.tenant not in {t.id for t in workload.tenants}:
+        # A session with the setting never made is the plainest; an empty one needs an earlier SET.
+        for tenant in (None, "")[: 1 if actor.tenant == "" else 2 if actor.tenant else 0]:
+            yield replace(operation, actor=replace(actor, tenant=tenant))
+
+
+def _smaller_statement(statement: Statement) -> Iterator[Statement]:
+    match statement:
+        case Insert(relation, columns, rows, conflict):
+            yield from (replace(statement, rows=r) for r in _fewer(rows))
+            if conflict is not None:
+                yield replace(statement, conflict=None)
+                if conflict.updates:
+                    yield replace(statement, conflict=replace(conflict, updates=()))
+            yield from _narrower(statement, columns, rows)
+            yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
+        case Copy(relation, columns, rows):
+            yield Insert(relation, columns, rows)
+            yield from (replace(statement, rows=r) for r in _fewer(rows))
+            yield from _narrower(statement, columns, rows)
+            yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
+        case Merge(relation, columns, row, on, updates):
+            yield Insert(relation, columns, (row,))
+            if updates:
+                yield replace(statement, updates=())
+            for i, column in enumerate(columns):
+                if column not in on and column not in updates:
+                    yield replace(
+                        statement, columns=columns[:i] + columns[i + 1 :], row=row[:i] + row[i + 1 :]
+                    )
+            yield from (replace(statement, row=r[0]) for r in _simpler_rows((row,)))
+        case Update(_, assign, where):
+            if len(assign) > 1:
+                yield from (replace(statement, assign=a) for a in _fewer(assign))
+            yield from (replace(statement, where=w) for w in _fewer(where, least=0))
+            yield from (replace(statement, assign=a) for a in _simpler_assignments(assign))
+        case Delete(_, where) | Select(_, where):
+            yield from (replace(statement, where=w) for w in _fewer(where, least=0))
+        case Truncate(_, True):
+            yield replace(statement, cascade=False)
+        case Refresh(_, True):
+            yield replace(statement, concurrently=False)
+
+
+def _fewer(items: tuple[T, ...], least: int = 1) -> Iterator[tuple[T, ...]]:
+    if len(items) > least:
+        for i in range(len(items)):
+            yield items[:i] + items[i + 1 :]
+
+
+def _narrower(statement: Rows, columns: tuple[str, ...], rows: tuple[Row, ...]) -> Iterator[Rows]:
+    for i in range(len(columns)):
+        yield replace(
+            statement,
+            columns=columns[:i] + columns[i + 1 :],
+            rows=tuple(row[:i] + row[i + 1 :] for row in rows),
+        )
+
+
+def _simpler_rows(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
+    for r, row in enumerate(rows):
+        for c, value in enumerate(row):
+            for simpler in _simpler(value):
+                changed = (*row[:c], simpler, *row[c + 1 :])
+                yield (*rows[:r], changed, *rows[r + 1 :])
+
+
+def _simpler_assignments(assign: Assignments) -> Iterator[Assignments]:
+    for i, (column, value) in enumerate(assign):
+        for simpler in _simpler(value):
+            yield (*assign[:i], (column, simpler), *assign[i + 1 :])
+
+
+def _simpler(value: Value) -> Sequence[Value]:
+    """Simpler values than this one, the simplest first. References are not values of their own."""
+    if isinstance(value, bool):
+        return (False,) if value else ()
+    if isinstance(value, int):
+        return [v for v in _PLAIN_NUMBERS if abs(v) < abs(value)]
+    if isinstance(value, Json):
+        return (Json("{}"),) if value.text != "{}" else ()
+    if value is None or _UUID.match(value) or value in ("", "a"):
+        return ()
+    if _TIME.match(value):
+        return (_PLAIN_TIME,) if value > _PLAIN_TIME else ()
+    return ("a",)
+
+
+def _halved(value: Value) -> Value:
+    return value // 2 if type(value) is int and value > 3 else value
+
+
+def _replaced_numbers(workload: Workload) -> Iterator[Workload]:
+    """Every occurrence of a number replaced by a plainer one."""
+    numbers: set[int] = set()
+
+    def collect(value: Value) -> Value:
+        if type(value) is int:
+            numbers.add(value)
+        return value
+
+    _mapped(workload, collect)
+    for number in sorted(numbers, reverse=True):
+        for plainer in _simpler(number):
+            yield _mapped(
+                workload, lambda v, n=number, p=plainer: p if type(v) is int and v == n else v
+            )
+
+
+class _Numbering:
+    """Numbers ids in the order in which they first appear."""
+
+    def __init__(self) -> None:
+        # Unknown tenants keep their id: it must stay unlike that of any tenant.
+        unknown = ident("unknown tenant", 0)
+        self.order = {unknown: unknown}
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, value: Value) -> Value:
+        if not isinstance(value, str) or not _UUID.match(value):
+            return value
+        if value not in self.order:
+            tag = value[:8]
+            self.counts[tag] = self.counts.get(tag, 0) + 1
+            self.order[value] = f"{tag}-0000-4000-8000-{self.counts[tag]:012x}"
+        return self.order[value]
+
+
+def _mapped(workload: Workload, change: Callable[[Value], Value]) -> Workload:
+    """The workload with every value and every tenant setting changed."""
+
+    def row(r: Row) -> Row:
+        return tuple(map(change, r))
+
+    def pairs(a: Assignments) -> Assignments:
+        return tuple((c, change(v)) for c, v in a)
+
+    def text(value: str) -> str:
+        changed = change(value)
+        return changed if isinstance(changed, str) else value
+
+    def statement(s: Statement) -> Statement:
+        match s:
+            case Insert(_, _, rows) | Copy(_, _, rows):
+                return replace(s, rows=tuple(map(row, rows)))
+            case Merge(_, _, r):
+                return replace(s, row=row(r))
+            case Update(_, assign, where):
+                return replace(s, assign=pairs(assign), where=pairs(where))
+            case Delete(_, where) | Select(_, where):
+                return replace(s, where=pairs(where))
+        return s
+
+    return replace(
+        workload,
+        tenants=tuple(replace(t, id=text(t.id), row=row(t.row)) for t in workload.tenants),
+        operations=tuple(
+            replace(
+                o,
+                actor=replace(o.actor, tenant=text(o.actor.tenant)) if o.actor.tenant else o.actor,
+                statements=tuple(map(statement, o.statements)),
+            )
+            for o in workload.operations
+        ),
+    )

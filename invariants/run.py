@@ -1,0 +1,138 @@
+"""A whole run: open the schema, search invariant after invariant, say what came of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from invariants.checks import INVARIANTS, chosen
+from invariants.contract import Contract, load
+from invariants.counterexample import Kept, counterexample, ensure_writable
+from invariants.engine import Explorer, Search
+from invariants.environment import Environment, open_environment
+from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
+from invariants.events import InvariantFinished, Listener
+from invariants.judge import Judge, by_signature
+from invariants.migrate import Migrations
+from invariants.options import RunOptions, SchemaOptions
+from invariants.servers.base import ServerInfo
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run."""
+
+    server: ServerInfo
+    revision: str
+    seed: int
+    profile: str
+    seconds: float
+    invariants: tuple[InvariantFinished, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """1 when an invariant was violated, 3 when one could not be judged, else 0."""
+        statuses = {i.status for i in self.invariants}
+        if "violated" in statuses:
+            return EXIT_VIOLATED
+        return EXIT_INFRASTRUCTURE if "error" in statuses else EXIT_HELD
+
+
+def new_seed() -> int:
+    """A seed short enough to type."""
+    return secrets.randbelow(10**9)
+
+
+def migrations(options: SchemaOptions, contract: Contract) -> Migrations:
+    """The migrations to run, names of the contract resolved."""
+    return Migrations(options.alembic_config, contract.revisions.get(options.revision, options.revision))
+
+
+@contextmanager
+def schema(options: SchemaOptions, say: Say) -> Iterator[tuple[Environment, Contract]]:
+    """The migrated schema and its contract; everything is stopped and dropped at the end."""
+    contract = load(options.contract)
+    for patch in options.apply_sql:
+        if not patch.is_file():
+            raise UsageError(f"--apply-sql {patch}: no such file; name an SQL script")
+    with open_environment(
+        options.server, migrations(options, contract), patches=options.apply_sql, say=say
+    ) as environment:
+        yield environment, contract
+
+
+def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
+    """How one invariant is searched under these options."""
+    return Search(
+        seed=seed,
+        examples=options.examples,
+        seconds=seconds,
+        artifacts=options.artifacts,
+        database=example_database(),
+        reuse=options.seed is None,
+    )
+
+
+def example_database() -> Path:
+    """Hypothesis's example database: what failed before is tried first."""
+    return Path(os.environ.get("INVARIANTS_EXAMPLES", ".hypothesis/examples"))
+
+
+def run(options: RunOptions, listener: Listener, say: Say) -> Report:
+    """Search all chosen invariants. Raises `UsageError` and `InfrastructureError`."""
+    started = time.monotonic()
+    invariants = chosen(options.invariants)
+    ensure_writable(options.artifacts)
+    seed = new_seed() if options.seed is None else options.seed
+    with schema(options, say) as (environment, contract):
+        say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
+        explorer = Explorer(environment, contract, listener)
+        try:
+            finished = []
+            searching = time.monotonic()
+            for position, invariant in enumerate(invariants):
+                # What one invariant leaves of its share, the next ones have.
+                left = options.seconds - (time.monotonic() - searching)
+                share = max(1.0, left / (len(invariants) - position))
+                finished.append(explorer.explore(invariant, search_for(options, seed, share)))
+        finally:
+            explorer.close()
+        return Report(
+            environment.server,
+            environment.revision,
+            seed,
+            options.profile,
+            time.monotonic() - started,
+            tuple(finished),
+        )
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Whether a kept counterexample still fails, told as it happened now."""
+
+    kept: Kept
+    fails: bool
+    text: str
+
+
+def replay(kept: Sequence[Kept], environment: Environment, contract: Contract) -> Iterator[Replayed]:
+    """Execute kept counterexamples, each on databases without a past."""
+    for one in kept:
+        invariant = INVARIANTS.get(one.invariant)
+        if invariant is None:
+            raise UsageError(f"{one.path}: invariant {one.invariant!r} is not known to this version")
+        with Judge(environment, contract) as judge:
+            case, violations = judge.violations(invariant, one.workload)
+            violation = by_signature(violations).get(one.signature)
+            if violation is None:
+                yield Replayed(one, False, "")
+            else:
+                yield Replayed(one, True, counterexample(case, violation).text)

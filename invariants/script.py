@@ -1,0 +1,212 @@
+"""A counterexample as a script for psql alone.
+
+Every operation is a transaction of its own, as it was when the violation was found. The last block
+raises when the violation is there: psql then exits with status 3, and with 0 when the schema holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from invariants import premises, sql
+from invariants.checks.base import Case, Condition, Violation
+from invariants.operations import OPERATOR, Copy, Insert, Operation, Refresh, Select, Statement, Workload
+
+
+def script(case: Case, violation: Violation, title: str) -> str:
+    """The whole script. `case` is the execution in which the violation was seen."""
+    return "\n".join(_Script(case, violation, title).lines()) + "\n"
+
+
+class _Script:
+    def __init__(self, case: Case, violation: Violation, title: str) -> None:
+        self.case, self.violation, self.title = case, violation, title
+        self.workload = case.history.workload
+        self.setting = case.contract.tenancy.setting
+        self.setting_made = False
+
+    def lines(self) -> Iterator[str]:
+        worlds = [(self.workload, "")]
+        differing = next((c for c in self.violation.proof if c.kind == "differs"), None)
+        if differing is not None:
+            worlds.append((self.workload.without_others(differing.query), "alone_"))
+        yield from self._head()
+        for workload, prefix in worlds:
+            if prefix:
+                yield from self._clean()
+            yield from self._world(workload, prefix)
+        yield from self._verdict()
+
+    def _head(self) -> Iterator[str]:
+        yield f"-- {self.title}"
+        yield f"-- {self.violation.signature}"
+        yield "--"
+        yield "-- Run it as a superuser on a database that has the schema under test and no data:"
+        yield "--   psql -X -q -d DATABASE -f THIS_FILE"
+        yield "-- Exit status 3: the violation is there. 0: the schema holds."
+        yield "\\set ON_ERROR_STOP on"
+        yield "\\set QUIET on"
+        yield "\\set VERBOSITY terse"
+        yield "SET TimeZone = 'UTC';"
+        root = sql.name(self.case.contract.tenancy.root)
+        yield "DO $$ BEGIN"
+        yield f"  IF EXISTS (SELECT FROM {root}) THEN"
+        yield "    RAISE EXCEPTION 'nothing was done: this database has tenants, and the script needs an empty one';"
+        yield "  END IF;"
+        yield "END $$;"
+        changes = premises.statements(self.workload.premise, self.case.contract, self.case.catalog)
+        if changes:
+            yield ""
+            yield f"-- {premises.DESCRIPTIONS[self.workload.premise]}"
+            yield from (f"{c};" for c in changes)
+
+    def _world(self, workload: Workload, prefix: str) -> Iterator[str]:
+        yield ""
+        if prefix:
+            yield "-- The same once more, without the other tenants."
+        for tenant in workload.tenants:
+            insert = Insert(self.case.contract.tenancy.root, tenant.columns, (tenant.row,))
+            yield f"{sql.spelled(insert)};"
+        yield from self._states(-1, prefix)
+        positions = {id(o): i for i, o in enumerate(self.workload.operations)}
+        for operation in workload.operations:
+            yield from self._operation(positions[id(operation)], operation, prefix)
+
+    def _operation(self, index: int, operation: Operation, prefix: str) -> Iterator[str]:
+        actor = operation.actor
+        conditions = [c for c in self.violation.proof if c.operation == index]
+        yield ""
+        yield f"-- operation {index + 1}: {actor.role or 'the operator'}"
+        if actor.tenant is None and self.setting_made and actor.role != OPERATOR:
+            yield "-- in a new session, where the tenant setting was never made"
+            yield "\\connect"
+            yield "SET TimeZone = 'UTC';"
+            self.setting_made = False
+        yield "\\set ON_ERROR_STOP off"
+        yield "\\set ok true"
+        yield "BEGIN;"
+        if actor.tenant is not None:
+            yield f"SET LOCAL {self.setting} = {sql.quote(actor.tenant)};"
+            self.setting_made = True
+        if actor.role != OPERATOR:
+            yield f"SET LOCAL ROLE {sql.name(actor.role)};"
+        differs = any(c.kind == "differs" for c in conditions)
+        for position, statement in enumerate(operation.statements):
+            yield "\\if :ok"
+            yield from self._statement(statement)
+            yield "\\if :ERROR"
+            yield "\\set ok false"
+            yield "\\endif"
+            if differs:
+                yield from self._answer(statement, f"{prefix}answer{position}")
+            yield "\\endif"
+        for i, condition in enumerate(self.violation.proof):
+            if condition.kind == "seen" and condition.operation == index:
+                yield f"\\set c{i} false"
+                yield "\\if :ok"
+                yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
+                yield "\\endif"
+        yield "COMMIT;"
+        yield "\\if :ERROR"
+        yield "\\set ok false"
+        yield "\\endif"
+        yield f"\\set {prefix}op{index + 1} :ok"
+        yield "\\set ON_ERROR_STOP on"
+        yield from self._states(index, prefix)
+
+    def _statement(self, statement: Statement) -> Iterator[str]:
+        yield f"{sql.spelled(statement)};"
+        if isinstance(statement, Copy):
+            yield sql.copy_data(statement.rows) + "\\."
+
+    def _states(self, index: int, prefix: str) -> Iterator[str]:
+        if prefix:
+            return
+        for i, condition in enumerate(self.violation.proof):
+            if condition.kind == "state" and condition.operation == index:
+                yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
+
+    def _answer(self, statement: Statement, variable: str) -> Iterator[str]:
+        """Keep what the statement returned, as text that two runs of the same world agree on."""
+        if not isinstance(statement, Select):
+            yield f"\\set {variable} :ROW_COUNT"
+            return
+        columns = sql.names(tuple(self._stable(statement.relation)))
+        clause = sql.spelled(statement).partition(" WHERE ")
+        where = f" WHERE {clause[2]}" if clause[1] else ""
+        source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"
+        yield f"\\set {variable} ''"
+        yield (
+            "SELECT count(*) || ' ' || coalesce(string_agg(q::text, ' ' ORDER BY q::text), '') "
+            f"AS {variable} FROM {source} \\gset"
+        )
+
+    def _stable(self, relation: str) -> Sequence[str]:
+        """Columns whose values do not follow the clock or chance."""
+        found = self.case.catalog.relations[relation]
+        sent: set[str] = set()
+        for operation in self.workload.operations:
+            for s in operation.statements:
+                if isinstance(s, Insert) and s.relation == relation:
+                    sent.update(s.columns)
+        return [
+            c.name
+            for c in found.columns.values()
+            if (relation, c.name) not in self.case.contract.clock_columns
+            and (c.name in sent or not c.has_default or c.type not in ("uuid", "timestamp with time zone"))
+        ]
+
+    def _clean(self) -> Iterator[str]:
+        """Back to the tables as they were: all rows go, those of the untenanted tables come back."""
+        yield ""
+        yield "-- Everything back to the start."
+        yield "SET session_replication_role = replica;"
+        tenancy = self.case.contract.tenancy
+        for table in self.case.catalog.tables:
+            tenanted = table in tenancy.tables or table == tenancy.root
+            written = any(
+                s.relation == table
+                for o in self.workload.operations
+                for s in o.statements
+                if not isinstance(s, Select)
+            )
+            if not tenanted and not written:
+                continue
+            yield f"DELETE FROM {sql.name(table)};"
+            rows = () if tenanted else self.case.history.initial.rows(table)
+            for row in rows:
+                data = sql.quote(row.raw.decode())
+                yield f"INSERT INTO {sql.name(table)} SELECT * FROM json_populate_record(NULL::{sql.name(table)}, {data});"
+        yield "SET session_replication_role = DEFAULT;"
+        for view in sorted(
+            {s.relation for o in self.workload.operations for s in o.statements if isinstance(s, Refresh)}
+        ):
+            yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
+
+    def _verdict(self) -> Iterator[str]:
+        summary = f"violated: {self.violation.summary}"
+        yield ""
+        yield f"-- promised: {self.violation.promise}"
+        terms = " AND ".join(self._term(i, c) for i, c in enumerate(self.violation.proof))
+        yield f"SELECT ({terms})::text AS violated \\gset"
+        yield "SELECT set_config('invariants.violated', :'violated', false) AS verdict \\gset"
+        yield "DO $$ BEGIN"
+        yield "  IF current_setting('invariants.violated')::boolean THEN"
+        yield f"    RAISE EXCEPTION USING MESSAGE = {sql.quote(summary)};"
+        yield "  END IF;"
+        yield "END $$;"
+        yield "\\echo 'holds: the violation is not there'"
+
+    def _term(self, position: int, condition: Condition) -> str:
+        ok = f":'op{condition.operation + 1}'::boolean"
+        match condition.kind:
+            case "accepted":
+                return ok
+            case "refused":
+                return f"NOT {ok}"
+            case "differs":
+                count = len(self.workload.operations[condition.operation].statements)
+                answers = [f":'answer{i}' IS DISTINCT FROM :'alone_answer{i}'" for i in range(count)]
+                alone = f":'alone_op{condition.operation + 1}'::boolean"
+                return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
+        return f":'c{position}'::boolean"

@@ -1,0 +1,8 @@
+"""Where PostgreSQL comes from: a container, the embedded package, or a server that is there."""
+
+from __future__ import annotations
+
+from invariants.servers.base import Server, ServerInfo
+from invariants.servers.choose import open_server
+
+__all__ = ["Server", "ServerInfo", "open_server"]

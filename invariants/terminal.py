@@ -1,0 +1,147 @@
+"""What a run looks like in a terminal: a line that moves, findings as they come, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from invariants.events import Event, Flaky, Found, InvariantFinished, InvariantStarted, Progress
+from invariants.run import Replayed, Report
+
+_MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class Terminal:
+    """A listener that writes for people: findings to standard output, progress to standard error.
+
+    `quiet` leaves out progress and stories and keeps the verdicts. Colour and the moving line appear
+    only where the stream is a terminal.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._status = self.err.status("") if self.err.is_terminal and not quiet else None
+        self._told = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._still()
+
+    def say(self, line: str) -> None:
+        """A remark on the way."""
+        if not self.quiet:
+            self.err.print(line, style="dim", markup=False)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case InvariantStarted(name):
+                self._told = 0.0
+                if self._status:
+                    self._status.update(Text(f"{name}: starting"))
+                    self._status.start()
+            case Progress():
+                self._progress(event)
+            case Found():
+                self._found(event)
+            case Flaky():
+                self._still()
+                self.out.print(f"FLAKY {event.signature}: failed once, not again on a fresh database", style="yellow", markup=False)
+                if not self.quiet:
+                    self.out.print(event.text, markup=False)
+            case InvariantFinished():
+                self._still()
+                self._finished(event)
+
+    def verdict(self, report: Report) -> None:
+        """The table at the end, and one line that says it all."""
+        table = Table(box=None, pad_edge=False)
+        for column in ("invariant", "verdict", "causes", "examples", "operations", "op/s", "seconds"):
+            table.add_column(column, justify="left" if column in ("invariant", "verdict") else "right")
+        for i in report.invariants:
+            word, colour = _MARKS[i.status]
+            table.add_row(
+                i.name,
+                Text(word, colour),
+                str(len(i.found)),
+                f"{i.examples:,}",
+                f"{i.operations:,}",
+                f"{i.operations / max(i.seconds, 0.001):,.0f}",
+                f"{i.seconds:.1f}",
+            )
+        self.out.print()
+        self.out.print(table)
+        violated = [i for i in report.invariants if i.status == "violated"]
+        errors = [i for i in report.invariants if i.status == "error"]
+        seconds = f"{report.seconds:.0f} s"
+        where = f"revision {report.revision}, PostgreSQL {report.server.version}, seed {report.seed}"
+        if violated:
+            causes = sum(len(i.found) for i in violated)
+            line = f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
+            self.out.print(f"\n{line} ({where}, {seconds})", style="bold red", markup=False)
+        elif errors:
+            self.out.print(f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow")
+        else:
+            self.out.print(f"\nall {len(report.invariants)} invariants held ({where}, {seconds})", style="bold green")
+
+    def replayed(self, outcome: Replayed) -> None:
+        """What came of one replay."""
+        word, colour = ("fails", "bold red") if outcome.fails else ("holds", "green")
+        self.out.print(Text(word, style=colour).append(f"  {outcome.kept.path}", style="not bold default"))
+        if outcome.fails and not self.quiet:
+            self.out.print(outcome.text, markup=False)
+
+    def _progress(self, event: Progress) -> None:
+        rate = event.operations / event.seconds if event.seconds else 0
+        left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
+        line = (
+            f"{event.name}: {event.examples:,} examples, {event.operations:,} operations, "
+            f"{rate:,.0f}/s{left}" + (", reducing" if event.doing == "reducing" else "")
+        )
+        if self._status:
+            self._status.update(Text(line))
+        elif not self.quiet and event.seconds - self._told >= _PLAIN_EVERY_SECONDS:
+            self._told = event.seconds
+            self.err.print(line, markup=False)
+
+    def _found(self, event: Found) -> None:
+        self._still()
+        made = event.counterexample
+        self.out.print()
+        self.out.print(f"VIOLATED {made.signature}", style="bold red", markup=False)
+        if self.quiet:
+            return
+        self.out.print(made.text, markup=False)
+        if event.saved:
+            self.out.print(f"Replay    invariants replay {event.saved.json}", style="cyan", markup=False)
+            self.out.print(f"          psql -X -q -d DATABASE -f {event.saved.sql}", style="cyan", markup=False)
+        if self._status:
+            self._status.start()
+
+    def _finished(self, event: InvariantFinished) -> None:
+        word, colour = _MARKS[event.status]
+        line = Text(f"{event.name}: ").append(word, style=colour)
+        if event.found:
+            line.append(f", {len(event.found)} causes")
+        if event.error:
+            line.append(f": {event.error}")
+        if not self.quiet:
+            self.out.print()
+        self.out.print(line)
+
+    def _still(self) -> None:
+        if self._status:
+            self._status.stop()
+        sys.stderr.flush()

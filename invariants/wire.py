@@ -1,0 +1,260 @@
+"""A connection that sends many transactions at once and reads every answer afterwards.
+
+psycopg's own pipeline mode costs a round of Python per statement; this speaks to libpq through
+`psycopg.pq`. Between two syncs all statements are one implicit transaction, as if sent between BEGIN
+and COMMIT, so deferred constraints fire where they do in production.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+from psycopg import pq
+
+from invariants.errors import InfrastructureError
+
+Parameters = tuple[str | None, ...]
+Query = tuple[str, Parameters]
+
+# A plan key and the statements. The key keeps one prepared statement for each role: a plan made under
+# one role's row security is thrown away when another role runs it. None: plan anew, as a fresh session
+# would; a tenant setting that cannot be read may fail in the planner already.
+Transaction = tuple[str | None, Sequence[Query]]
+
+# Server conditions that say nothing about the schema: connection, resources, shutdown, system.
+_FAULTS: Final = ("08", "53", "57P", "58", "F0")
+
+# More would fill the server's memory with plans nobody uses again.
+_PREPARED_MAX: Final = 2000
+_FLUSH_EVERY: Final = 16
+_SUCCESS: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+_D = pq.DiagnosticField
+_FUNCTION = re.compile(r"PL/pgSQL function (?:\w+\.)?(\w+)\(|SQL function \"(\w+)\"")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """What the server said when it refused: SQLSTATE and the objects it named."""
+
+    sqlstate: str
+    message: str
+    relation: str = ""
+    column: str = ""
+    constraint: str = ""
+    function: str = ""
+    context: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one statement returned. `count` is the rows changed or returned, None when not counted."""
+
+    count: int | None = None
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[bytes | None, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one transaction came to: an answer for each statement that ran, and the error if refused."""
+
+    answers: tuple[Answer, ...]
+    error: ServerError | None = None
+
+
+class Wire:
+    """One libpq connection in pipeline mode. Not for use from several threads.
+
+    Raises `InfrastructureError` when the server goes away; what was in flight then is lost.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        try:
+            self._pg = pq.PGconn.connect(conninfo.encode())
+        except psycopg.OperationalError as error:
+            raise self._lost(str(error)) from None
+        if self._pg.status != pq.ConnStatus.OK:
+            raise self._lost(self._pg.error_message.decode(errors="replace"))
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._poll = select.poll()
+        self._prepared: dict[tuple[str, str], bytes | None] = {}
+        self._expected: list[int] = []
+
+    def close(self) -> None:
+        """End the connection."""
+        self._pg.finish()
+
+    def transact(self, transactions: Sequence[Transaction]) -> list[Reply]:
+        """Send transactions in one go; return their replies in order."""
+        self.send(transactions)
+        return self.receive()
+
+    def send(self, transactions: Sequence[Transaction]) -> None:
+        """Send transactions without waiting for their replies; `receive` must follow."""
+        try:
+            self._prepare(transactions)
+            for i, (key, queries) in enumerate(transactions, 1):
+                for query, values in queries:
+                    self._send(key, query, values)
+                self._pg.pipeline_sync()
+                self._expected.append(len(queries))
+                if i % _FLUSH_EVERY == 0:
+                    self._pg.flush()
+            self._drain()
+        except psycopg.OperationalError as error:
+            raise self._lost(str(error)) from None
+
+    def receive(self) -> list[Reply]:
+        """Wait for the replies to all that was sent, in order."""
+        expected, self._expected = self._expected, []
+        try:
+            return [self._reply(count) for count in expected]
+        except psycopg.OperationalError as error:
+            raise self._lost(str(error)) from None
+
+    def copy_in(self, before: Sequence[Query], query: str, data: str) -> Reply:
+        """COPY cannot be pipelined: run `before`, then COPY, in a transaction of its own."""
+        pg = self._pg
+        try:
+            pg.exit_pipeline_mode()
+            pg.nonblocking = 0
+            pg.exec_(b"BEGIN")
+            for sql, values in before:
+                pg.exec_params(sql.encode(), _encoded(values))
+            result = pg.exec_(query.encode())
+            if result.status == pq.ExecStatus.COPY_IN:
+                pg.put_copy_data(data.encode())
+                pg.put_copy_end(None)
+                while (rest := pg.get_result()) is not None:
+                    result = rest
+            error = self._error(result)
+            end = pg.exec_(b"ROLLBACK" if error else b"COMMIT")
+            error = error or self._error(end)
+            pg.nonblocking = 1
+            pg.enter_pipeline_mode()
+        except psycopg.OperationalError as fault:
+            raise self._lost(str(fault)) from None
+        return Reply(() if error else (_answer(result),), error)
+
+    def _prepare(self, transactions: Sequence[Transaction]) -> None:
+        """Prepare what is new, apart from the transactions, so that none of them can undo it."""
+        missing = {
+            (key, query)
+            for key, queries in transactions
+            if key is not None
+            for query, _ in queries
+        } - self._prepared.keys()
+        if not missing:
+            return
+        if len(self._prepared) > _PREPARED_MAX:
+            self._pg.send_query_params(b"DEALLOCATE ALL", [])
+            self._pg.pipeline_sync()
+            self._drain()
+            self._reply(1)
+            self._prepared.clear()
+            self._prepare(transactions)
+            return
+        order = sorted(missing)
+        first = len(self._prepared)
+        for i, (_, query) in enumerate(order, first):
+            self._pg.send_prepare(b"q%d" % i, query.encode())
+            self._pg.pipeline_sync()
+        self._drain()
+        for i, entry in enumerate(order, first):
+            # What cannot be prepared is sent plain, so that its transaction reports the error.
+            self._prepared[entry] = None if self._reply(1).error else b"q%d" % i
+
+    def _send(self, key: str | None, query: str, values: Parameters) -> None:
+        prepared = None if key is None else self._prepared[key, query]
+        if prepared is None:
+            self._pg.send_query_params(query.encode(), _encoded(values))
+        else:
+            self._pg.send_query_prepared(prepared, _encoded(values))
+
+    def _drain(self) -> None:
+        """Send all that is buffered, reading meanwhile: else both sides could wait on full buffers."""
+        pg = self._pg
+        while pg.flush():
+            self._poll.register(pg.socket, select.POLLIN | select.POLLOUT)
+            for _, event in self._poll.poll():
+                if event & ~select.POLLOUT:
+                    pg.consume_input()
+
+    def _next(self) -> pq.abc.PGresult | None:
+        pg = self._pg
+        if pg.is_busy():
+            self._poll.register(pg.socket, select.POLLIN)
+            while pg.is_busy():
+                self._poll.poll()
+                pg.consume_input()
+        return pg.get_result()
+
+    def _reply(self, statements: int) -> Reply:
+        answers: list[Answer] = []
+        error: ServerError | None = None
+        for _ in range(statements):
+            result = self._next()
+            if result is None:
+                raise self._lost("no answer to a statement")
+            if result.status in _SUCCESS:
+                answers.append(_answer(result))
+            elif result.status == pq.ExecStatus.FATAL_ERROR:
+                error = self._error(result)
+            self._next()
+        # A refusal at commit, by a deferred constraint, arrives before the sync itself.
+        while (result := self._next()) is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
+            if result is not None:
+                error = error or self._error(result)
+            elif self._pg.status != pq.ConnStatus.OK:
+                raise self._lost(self._pg.error_message.decode(errors="replace"))
+        return Reply(tuple(answers), error)
+
+    def _error(self, result: pq.abc.PGresult) -> ServerError | None:
+        if result.status != pq.ExecStatus.FATAL_ERROR:
+            return None
+
+        def field(code: pq.DiagnosticField) -> str:
+            return (result.error_field(code) or b"").decode(errors="replace")
+
+        sqlstate, message = field(_D.SQLSTATE), field(_D.MESSAGE_PRIMARY)
+        if not sqlstate or sqlstate.startswith(_FAULTS) or self._pg.status != pq.ConnStatus.OK:
+            raise self._lost(message or result.error_message.decode(errors="replace"))
+        context = field(_D.CONTEXT)
+        function = _FUNCTION.search(context)
+        return ServerError(
+            sqlstate=sqlstate,
+            message=message,
+            relation=field(_D.TABLE_NAME),
+            column=field(_D.COLUMN_NAME),
+            constraint=field(_D.CONSTRAINT_NAME),
+            function=next(filter(None, function.groups())) if function else "",
+            context=context,
+        )
+
+    @staticmethod
+    def _lost(reason: str) -> InfrastructureError:
+        lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+        return InfrastructureError(
+            f"the database server went away ({lines[0] if lines else 'no reason given'}); "
+            "look at its log, then run again"
+        )
+
+
+def _encoded(values: Parameters) -> list[bytes | None]:
+    return [None if v is None else v.encode() for v in values]
+
+
+def _answer(result: pq.abc.PGresult) -> Answer:
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        count = result.command_tuples
+        return Answer(None if count is None else int(count))
+    width = range(result.nfields)
+    value = result.get_value
+    rows = tuple(tuple(value(r, c) for c in width) for r in range(result.ntuples))
+    return Answer(len(rows), tuple((result.fname(c) or b"").decode() for c in width), rows)

@@ -1,0 +1,146 @@
+"""Allocations: splits that add up, that miss by the tolerance or by more, changes and removals."""
+
+from __future__ import annotations
+
+from invariants.operations import Conflict, Delete, Insert, Operation, Statement, Update, Value
+from strategies.derived import codes, column_value
+from strategies.events import ingest
+from strategies.registry import Values, operation, rows
+from strategies.world import Known, World
+
+TABLE = "attribution_allocations"
+MODELS = ("linear-v1", "last-touch-v2")
+INT_MAX = 2**31 - 1
+
+
+@rows(TABLE)
+def allocation_row(world: World, tenant: str) -> Values:
+    """One allocation of a recent event, for all of its revenue."""
+    event = world.reference("attribution_events", tenant, hostile=25)
+    return _row(world, tenant, event, world.pick(MODELS), world.pick(codes(world)), _revenue(event))
+
+
+def _row(world: World, tenant: str, event: Known | None, model: str, code: str, amount: int) -> Values:
+    row: Values = {
+        "id": world.new_id(TABLE),
+        "tenant_id": tenant,
+        "event_id": event.id if event else world.new_id("attribution_events"),
+        "channel_code": code,
+        "allocated_revenue_cents": amount,
+        "model_version": model,
+    }
+    if world.chance(20):
+        row["allocation_ratio"] = world.pick(("0", "0.5", "1", "1.5"))
+    return row
+
+
+def _revenue(event: Known | None) -> int:
+    revenue = event.values.get("revenue_cents") if event else 0
+    return revenue if isinstance(revenue, int) else 0
+
+
+def split(world: World, revenue: int) -> list[int]:
+    """Parts that add up to the revenue, or miss it by one cent or by many."""
+    shape = world.below(10)
+    half = revenue // 2
+    if shape < 3:
+        return [revenue]
+    if shape < 5:
+        return [revenue, 0]
+    if shape < 7:
+        return [half, revenue - half]
+    if shape == 7:
+        return [half, revenue - half, 0]
+    if shape == 8:
+        # One cent over in all: within the tolerance, even where no single part could take it.
+        return [revenue, 1]
+    return [max(0, revenue - world.pick((1, 2, 50)))]
+
+
+@operation("allocate", weight=12, tables=(TABLE, "attribution_events"))
+def allocate(world: World) -> Operation:
+    """The parts of one event under one model, in one statement or in several."""
+    tenant = world.tenant()
+    event = world.reference("attribution_events", tenant, hostile=15)
+    if event is None:
+        return ingest(world)
+    parts = split(world, _revenue(event))
+    model = world.pick(MODELS)
+    available = codes(world, hostile=6)
+    start = world.below(len(available))
+    made = [
+        _row(world, tenant, event, model, available[(start + i) % len(available)], min(part, INT_MAX))
+        for i, part in enumerate(parts)
+    ]
+    for row in made:
+        world.remember(TABLE, tenant, row)
+    role = world.writer("insert", TABLE)
+    if len(made) > 1 and world.chance(20):
+        return world.operation(role, tenant, *(_insert([row]) for row in made))
+    if world.chance(25):
+        return world.deliver(role, tenant, _insert(made, Conflict()))
+    return world.operation(role, tenant, _insert(made))
+
+
+def _insert(made: list[Values], conflict: Conflict | None = None) -> Insert:
+    columns = tuple(dict.fromkeys(c for row in made for c in row))
+    filled = [{"allocation_ratio": "0", **row} for row in made]
+    return Insert(TABLE, columns, tuple(tuple(row[c] for c in columns) for row in filled), conflict)
+
+
+@operation("reassign", weight=6, tables=(TABLE,))
+def reassign(world: World) -> Operation:
+    """A change to one column of an allocation, or a cent moved from one to another."""
+    tenant = world.tenant()
+    known = world.recent(TABLE, tenant)
+    if known is None:
+        return allocate(world)
+    role = world.writer("update", TABLE)
+    if world.chance(25):
+        return world.operation(role, tenant, *_rebalance(world, known))
+    column = world.pick(
+        ("event_id", "model_version", "model_version", "allocated_revenue_cents", "channel_code",
+         *world.catalog.tables[TABLE].columns)
+    )
+    value: Value
+    if column == "model_version":
+        value = world.pick(MODELS)
+    else:
+        value = column_value(world, TABLE, column, tenant, hostile=25)
+    return world.operation(role, tenant, Update(TABLE, ((column, value),), (("id", known.id),)))
+
+
+def _rebalance(world: World, known: Known) -> list[Statement]:
+    siblings = [
+        k
+        for k in world.known[TABLE]
+        if k is not known
+        and k.tenant == known.tenant
+        and (k.values["event_id"], k.values["model_version"])
+        == (known.values["event_id"], known.values["model_version"])
+    ]
+    other = siblings[-1] if siblings else known
+    amount = world.pick((1, 2, 10))
+
+    def move(row: Known, cents: int) -> Update:
+        old = row.values["allocated_revenue_cents"]
+        assert isinstance(old, int)
+        new = max(0, min(INT_MAX, old + cents))
+        row.values["allocated_revenue_cents"] = new
+        return Update(TABLE, (("allocated_revenue_cents", new),), (("id", row.id),))
+
+    giver, taker = (known, other) if world.chance(50) else (other, known)
+    return [move(giver, -amount), move(taker, amount)]
+
+
+@operation("deallocate", weight=4, tables=(TABLE,))
+def deallocate(world: World) -> Operation:
+    """One allocation removed, those of an event and model, those of an event, or all."""
+    tenant = world.tenant()
+    known = world.recent(TABLE, tenant)
+    if known is None:
+        return allocate(world)
+    event = ("event_id", known.values["event_id"])
+    model = ("model_version", known.values["model_version"])
+    where = world.pick(((("id", known.id),), (event, model), (event, model), (event,), ()))
+    return world.operation(world.writer("delete", TABLE), tenant, Delete(TABLE, where))

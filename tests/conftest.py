@@ -1,0 +1,265 @@
+"""Fixtures of all tests: a server per process, throwaway migrations, a private temp folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from invariants.migrate import Migrations
+from invariants.servers import Server, open_server
+from invariants.servers.base import Content
+
+LOG_VARIABLE = "INVARIANTS_TEST_LOG"
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_VARIABLE = "INVARIANTS_TEST_SERVER"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "container: needs a Docker engine with the image")
+
+
+def empty_server(spec: str) -> Server:
+    """A server on which tests may do what they like."""
+    return open_server(spec, Content("tests", lambda _: None), say=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A superuser's conninfo on a private server of this test process; create databases freely."""
+    server = empty_server(os.environ.get(SERVER_VARIABLE, "embedded"))
+    try:
+        yield server.conninfo
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def docker_image() -> Callable[[str], None]:
+    """Skip, with the reason, unless a Docker engine answers and has postgres:TAG."""
+
+    def need(tag: str) -> None:
+        from invariants.servers import container
+
+        try:
+            client = container._client(container.PATIENT_PING_SECONDS)
+        except Exception as error:  # noqa: BLE001
+            pytest.skip(f"no Docker engine answers ({type(error).__name__})")
+        try:
+            present = container._has_image(client, tag)
+        finally:
+            client.close()
+        if not present:
+            pytest.skip(f"the Docker engine has no image postgres:{tag}")
+
+    return need
+
+
+@pytest.fixture(scope="session")
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory, where there is one: tests copy many clusters."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="invariants-tests-", dir=parent) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def cache(fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test process, so that tests neither read nor evict the user's."""
+    folder = fast_folder / "cache"
+    monkeypatch.setenv("INVARIANTS_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def empty_cache(cache: Path, fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of this test's own, instead of the one in `cache`."""
+    with tempfile.TemporaryDirectory(dir=fast_folder) as name:
+        assert name != str(cache)
+        monkeypatch.setenv("INVARIANTS_CACHE_DIR", name)
+        yield Path(name)
+
+
+@dataclass(frozen=True)
+class TempFolder:
+    """The only place where servers of this test put their folders."""
+
+    path: Path
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir())
+
+    def processes(self) -> list[str]:
+        listing = subprocess.run(
+            ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+        )
+        return [line for line in listing.stdout.splitlines() if f"{self.path}/" in line]
+
+    def assert_empty(self, within_seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + within_seconds
+        while (self.folders() or self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.folders() == []
+        assert self.processes() == []
+
+
+@pytest.fixture
+def temp_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[TempFolder]:
+    # Not tmp_path: that is closed to the account PostgreSQL runs under when we are root, and long.
+    with tempfile.TemporaryDirectory(prefix="ti", dir="/tmp") as name:
+        path = Path(name)
+        path.chmod(0o1777)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield TempFolder(path)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A throwaway chain of migrations. Every run of one is noted in `log`."""
+
+    folder: Path
+    log: Path
+    revisions: list[str] = field(default_factory=list)
+
+    def add(self, revision: str, *statements: str, code: str = "pass") -> Path:
+        """Append a revision that runs the statements, then the code."""
+        parent = self.revisions[-1] if self.revisions else None
+        body = "\n".join(f"    op.execute({statement!r})" for statement in statements)
+        path = self.folder / "scripts/versions" / f"{revision}_x.py"
+        path.write_text(
+            f"from alembic import op\nrevision = {revision!r}\ndown_revision = {parent!r}\n"
+            "def upgrade():\n    import os\n"
+            f"    with open(os.environ[{LOG_VARIABLE!r}], 'a') as log:\n"
+            f"        log.write({revision!r} + '\\n')\n{body}\n"
+            f"{textwrap.indent(textwrap.dedent(code), '    ')}\n"
+            "def downgrade():\n    pass\n"
+        )
+        self.revisions.append(revision)
+        return path
+
+    def migrations(self, revision: str = "head") -> Migrations:
+        return Migrations(self.folder / "alembic.ini", revision)
+
+    def runs(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+
+ENV = """
+from alembic import context
+context.configure(connection=context.config.attributes["connection"])
+with context.begin_transaction():
+    context.run_migrations()
+"""
+
+
+@pytest.fixture
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """Two revisions: a role `chain_app` when missing and a table it may read."""
+    folder = tmp_path / "chain"
+    (folder / "scripts/versions").mkdir(parents=True)
+    (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/scripts\n")
+    (folder / "scripts/env.py").write_text(ENV)
+    chain = Chain(folder, tmp_path / "runs")
+    # Not written into the revisions, so that every test's chain has the same fingerprint.
+    monkeypatch.setenv(LOG_VARIABLE, str(chain.log))
+    chain.add(
+        "a1",
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'chain_app')"
+        " THEN CREATE ROLE chain_app; END IF; END $$",
+    )
+    chain.add(
+        "b2", "CREATE TABLE thing (id integer PRIMARY KEY)", "GRANT SELECT ON thing TO chain_app"
+    )
+    return chain
+
+
+@dataclass(frozen=True)
+class Child:
+    """Another Python process that runs a script; `said` reads a line of what it prints."""
+
+    process: subprocess.Popen[str]
+
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def says(self, beginning: str) -> str:
+        """Read on until a line begins so."""
+        lines = []
+        while line := self.said():
+            if line.startswith(beginning):
+                return line
+            lines.append(line)
+        raise AssertionError(f"it said {lines} and no {beginning!r}")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(60)
+
+    def finish(self) -> str:
+        out, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, out
+        return out
+
+
+SpawnChild = Callable[..., Child]
+
+
+@pytest.fixture
+def spawn() -> Iterator[SpawnChild]:
+    """Start `script` with `arguments` as JSON in `args`; killed at the end of the test."""
+    children: list[Child] = []
+
+    def start(script: str, *arguments: Any) -> Child:
+        prelude = "import json, os, signal, sys, time\nargs = json.loads(sys.argv[1])\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", prelude + textwrap.dedent(script), json.dumps(arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        )
+        children.append(Child(process))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        assert child.process.stdout is not None
+        child.process.stdout.close()
+
+
+def query(conninfo: str, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run one statement in a session of its own and return its rows."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def database_on(conninfo: str, name: str) -> Iterator[str]:
+    """A database for the length of a `with` statement."""
+    target = sql.Identifier(name)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(target))
+        try:
+            yield psycopg.conninfo.make_conninfo(conninfo, dbname=name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(target))
