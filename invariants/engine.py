@@ -181,7 +181,7 @@ class Explorer:
             return fails(candidate) is not None
 
         first, _ = self.judge.violations(invariant, workload)
-        reduced = reduce(workload, attempt, self.contract)
+        reduced = reduce(workload, attempt, self.contract, self.judge.catalog)
         with Judge(self.environment, self.contract) as fresh:
             case, violations = fresh.violations(invariant, reduced)
             violation = by_signature(violations).get(signature)

@@ -14,12 +14,13 @@ from invariants.operations import Copy, Insert, Merge, Statement, Workload
 WIDTH = 100
 _UUID = re.compile(r"'?\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b'?")
 _VALUE_MAX = 60
+# Columns that are in every table and explain nothing.
+_DULL = ("created_at", "updated_at")
 
 
 def narrate(case: Case, violation: Violation) -> str:
     """The whole story in a few lines, ids replaced by names; ends without a newline."""
-    names = names_of(case.history.workload)
-    return "\n".join(_named(line, names) for line in _lines(case, violation, names))
+    return "\n".join(_Story(case, violation).lines())
 
 
 def summarise(case: Case, violation: Violation) -> str:
@@ -53,43 +54,49 @@ def _named(line: str, names: Mapping[str, str]) -> str:
         bare = match[0].strip("'")
         if bare not in names:
             return f"#{bare[:4]}..{bare[-4:]}" if match[0] == bare else match[0]
-        return f"<{names[bare]}>" if match[0] != bare else names[bare]
+        return names[bare]
 
     return _UUID.sub(name, line)
 
 
-def _lines(case: Case, violation: Violation, names: Mapping[str, str]) -> Iterator[str]:
-    workload = case.history.workload
-    yield violation.summary
-    yield ""
-    tenants = [names[t.id] for t in workload.tenants]
-    if tenants:
-        yield f"Given {' and '.join(tenants)}"
-    if workload.premise:
-        yield f"Given {premises.DESCRIPTIONS[workload.premise]}"
-    for step in case.history.steps:
-        yield from _step(case, step, marked=step.index == violation.operation)
-    yield f"Promised  {violation.promise}"
-    for evidence in violation.evidence:
-        for row in evidence.rows:
-            yield from _wrapped(f"Shown by  {evidence.caption}: ", _pairs(row), "          ")
+class _Story:
+    def __init__(self, case: Case, violation: Violation) -> None:
+        self.case, self.violation = case, violation
+        self.names = names_of(case.history.workload)
 
+    def named(self, text: str) -> str:
+        return _named(text, self.names)
 
-def _step(case: Case, step: Step, *, marked: bool) -> Iterator[str]:
-    actor = step.operation.actor
-    who = actor.role or "the operator"
-    if actor.role and actor.role != case.contract.tenancy.erased_by or actor.tenant is not None:
-        if actor.tenant is None:
+    def lines(self) -> Iterator[str]:
+        workload = self.case.history.workload
+        yield self.named(self.violation.summary)
+        yield ""
+        tenants = [self.names[t.id] for t in workload.tenants]
+        if tenants:
+            yield f"Given     {', '.join(tenants)}"
+        if workload.premise:
+            yield f"Given     {premises.DESCRIPTIONS[workload.premise]}"
+        for step in self.case.history.steps:
+            yield from self._step(step)
+        yield from _wrapped("Promised  ", self.named(self.violation.promise), " " * 10)
+        for evidence in self.violation.evidence:
+            for row in evidence.rows:
+                yield f"Shown by  {evidence.caption}"
+                yield from _wrapped(" " * 12, self.named(_pairs(row)), " " * 12)
+
+    def _step(self, step: Step) -> Iterator[str]:
+        actor = step.operation.actor
+        who = actor.role or "the operator"
+        if actor.tenant is not None:
+            who += f" for {self.named(actor.tenant)}" if actor.tenant else ", empty tenant setting"
+        elif actor.role in self.case.contract.application_roles:
             who += ", no tenant setting"
-        elif actor.tenant == "":
-            who += ", empty tenant setting"
-        else:
-            who += f" as {actor.tenant}"
-    again = ", the same message again" if _redelivery(case, step) else ""
-    yield f"{'->' if marked else '  '}{step.index + 1:>2}  {who}{again}"
-    for statement in step.operation.statements:
-        yield from _wrapped("      ", spelled_short(statement), "        ")
-    yield f"      = {_outcome(step)}"
+        again = ", the same message again" if _redelivery(self.case, step) else ""
+        marked = step.index == self.violation.operation
+        yield f"{'->' if marked else '  '}{step.index + 1:>2}  {who}{again}"
+        for statement in step.operation.statements:
+            yield from _wrapped(" " * 6, self.named(spelled_short(statement)), " " * 8)
+        yield from _wrapped("      = ", self.named(outcome(step)), " " * 8)
 
 
 def _redelivery(case: Case, step: Step) -> bool:
@@ -111,7 +118,8 @@ def spelled_short(statement: Statement) -> str:
     )
 
 
-def _outcome(step: Step) -> str:
+def outcome(step: Step) -> str:
+    """What the server answered to an operation."""
     if step.error is not None:
         source = step.error.constraint or (f"{step.error.function}()" if step.error.function else "")
         return f"refused: {step.error.message} ({step.error.sqlstate}{', ' + source if source else ''})"
@@ -122,7 +130,7 @@ def _outcome(step: Step) -> str:
 
 
 def _pairs(row: Mapping[str, object]) -> str:
-    shown = [f"{k}={v if v is not None else 'NULL'}" for k, v in row.items() if v not in ({}, None)]
+    shown = [f"{k}={v}" for k, v in row.items() if v not in ({}, None) and k not in _DULL]
     return "  ".join(p if len(p) <= _VALUE_MAX + 20 else p[: _VALUE_MAX + 17] + "..." for p in shown)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from invariants.catalog import Catalog
 from invariants.contract import Contract
 from invariants.operations import (
     OPERATOR,
@@ -43,11 +44,12 @@ T = TypeVar("T")
 Rows = TypeVar("Rows", Insert, Copy)
 
 
-def reduce(workload: Workload, fails: Attempt, contract: Contract) -> Workload:
+def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Catalog) -> Workload:
     """The smallest workload found that still fails; `fails` is asked about every attempt.
 
     Removes operations in ever smaller chunks, then simplifies what is left until no single step
-    makes it smaller. `workload` itself is taken to fail.
+    makes it smaller. Primary keys stay: without them the server would choose, and every replay would
+    be another. `workload` itself is taken to fail.
     """
     tried: set[Workload] = {workload}
 
@@ -59,7 +61,7 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract) -> Workload:
 
     workload = _without_chunks(workload, attempt)
     while True:
-        for candidate in _smaller(workload, contract):
+        for candidate in _smaller(workload, contract, catalog):
             if attempt(candidate):
                 workload = candidate
                 break
@@ -81,7 +83,7 @@ def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
     return workload
 
 
-def _smaller(workload: Workload, contract: Contract) -> Iterator[Workload]:
+def _smaller(workload: Workload, contract: Contract, catalog: Catalog) -> Iterator[Workload]:
     """Every workload that is one step simpler, the bigger steps first."""
     operations = workload.operations
     for i in reversed(range(len(operations))):
@@ -91,8 +93,11 @@ def _smaller(workload: Workload, contract: Contract) -> Iterator[Workload]:
     if workload.premise:
         yield replace(workload, premise="")
     for i, operation in enumerate(operations):
-        for simpler in _smaller_operation(operation, workload, contract):
+        for simpler in _smaller_operation(operation, workload, contract, catalog):
             yield replace(workload, operations=(*operations[:i], simpler, *operations[i + 1 :]))
+    for i, operation in enumerate(operations):
+        for moved in _moved(operation, workload):
+            yield replace(workload, operations=(*operations[:i], moved, *operations[i + 1 :]))
     renamed = _mapped(workload, _Numbering())
     if renamed != workload:
         yield renamed
@@ -102,13 +107,15 @@ def _smaller(workload: Workload, contract: Contract) -> Iterator[Workload]:
             yield candidate
 
 
-def _smaller_operation(operation: Operation, workload: Workload, contract: Contract) -> Iterator[Operation]:
+def _smaller_operation(
+    operation: Operation, workload: Workload, contract: Contract, catalog: Catalog
+) -> Iterator[Operation]:
     statements = operation.statements
     if len(statements) > 1:
         for i in range(len(statements)):
             yield replace(operation, statements=statements[:i] + statements[i + 1 :])
     for i, statement in enumerate(statements):
-        for simpler in _smaller_statement(statement):
+        for simpler in _smaller_statement(statement, catalog):
             yield replace(operation, statements=(*statements[:i], simpler, *statements[i + 1 :]))
     if operation.delivery is not None:
         yield replace(operation, delivery=None)
@@ -123,7 +130,9 @@ def _smaller_operation(operation: Operation, workload: Workload, contract: Contr
             yield replace(operation, actor=replace(actor, tenant=tenant))
 
 
-def _smaller_statement(statement: Statement) -> Iterator[Statement]:
+def _smaller_statement(statement: Statement, catalog: Catalog) -> Iterator[Statement]:
+    table = catalog.tables.get(statement.relation)
+    key = table.primary_key if table else ()
     match statement:
         case Insert(relation, columns, rows, conflict):
             yield from (replace(statement, rows=r) for r in _fewer(rows))
@@ -131,19 +140,19 @@ def _smaller_statement(statement: Statement) -> Iterator[Statement]:
                 yield replace(statement, conflict=None)
                 if conflict.updates:
                     yield replace(statement, conflict=replace(conflict, updates=()))
-            yield from _narrower(statement, columns, rows)
+            yield from _narrower(statement, columns, rows, key)
             yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
         case Copy(relation, columns, rows):
             yield Insert(relation, columns, rows)
             yield from (replace(statement, rows=r) for r in _fewer(rows))
-            yield from _narrower(statement, columns, rows)
+            yield from _narrower(statement, columns, rows, key)
             yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
         case Merge(relation, columns, row, on, updates):
             yield Insert(relation, columns, (row,))
             if updates:
                 yield replace(statement, updates=())
             for i, column in enumerate(columns):
-                if column not in on and column not in updates:
+                if column not in (*key, *on, *updates):
                     yield replace(
                         statement, columns=columns[:i] + columns[i + 1 :], row=row[:i] + row[i + 1 :]
                     )
@@ -161,14 +170,28 @@ def _smaller_statement(statement: Statement) -> Iterator[Statement]:
             yield replace(statement, concurrently=False)
 
 
+def _moved(operation: Operation, workload: Workload) -> Iterator[Operation]:
+    """The operation done by and for an earlier tenant: fewer tenants make a simpler story."""
+    ids = [t.id for t in workload.tenants]
+    if operation.actor.tenant in ids:
+        for target in ids[: ids.index(operation.actor.tenant)]:
+            source = operation.actor.tenant
+            single = replace(workload, tenants=(), operations=(operation,))
+            yield _mapped(single, lambda v, s=source, t=target: t if v == s else v).operations[0]
+
+
 def _fewer(items: tuple[T, ...], least: int = 1) -> Iterator[tuple[T, ...]]:
     if len(items) > least:
         for i in range(len(items)):
             yield items[:i] + items[i + 1 :]
 
 
-def _narrower(statement: Rows, columns: tuple[str, ...], rows: tuple[Row, ...]) -> Iterator[Rows]:
-    for i in range(len(columns)):
+def _narrower(
+    statement: Rows, columns: tuple[str, ...], rows: tuple[Row, ...], key: tuple[str, ...]
+) -> Iterator[Rows]:
+    for i, column in enumerate(columns):
+        if column in key:
+            continue
         yield replace(
             statement,
             columns=columns[:i] + columns[i + 1 :],

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from invariants import premises, sql
 from invariants.checks.base import Case, Condition, Violation
+from invariants.narrate import outcome
 from invariants.operations import OPERATOR, Copy, Insert, Operation, Refresh, Select, Statement, Workload
 
 
@@ -76,7 +77,9 @@ class _Script:
         actor = operation.actor
         conditions = [c for c in self.violation.proof if c.operation == index]
         yield ""
-        yield f"-- operation {index + 1}: {actor.role or 'the operator'}"
+        step = self.case.history.steps[index]
+        answered = "" if prefix else f"; answered: {' '.join(outcome(step).split())}"
+        yield f"-- operation {index + 1}: {actor.role or 'the operator'}{answered}"
         if actor.tenant is None and self.setting_made and actor.role != OPERATOR:
             yield "-- in a new session, where the tenant setting was never made"
             yield "\\connect"
@@ -184,7 +187,7 @@ class _Script:
             yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
 
     def _verdict(self) -> Iterator[str]:
-        summary = f"violated: {self.violation.summary}"
+        summary = f"violated: {self.title}"
         yield ""
         yield f"-- promised: {self.violation.promise}"
         terms = " AND ".join(self._term(i, c) for i, c in enumerate(self.violation.proof))

@@ -302,7 +302,7 @@ def _told(observation: Observation) -> Mapping[str, object]:
 def _acting_for(tenant: str | None) -> str:
     if tenant is None:
         return "without a tenant setting"
-    return f"for tenant {tenant}" if tenant else "with an empty tenant setting"
+    return f"for {tenant}" if tenant else "with an empty tenant setting"
 
 
 def _rows(count: int) -> str:
