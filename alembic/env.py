@@ -8,12 +8,11 @@ inside a transaction already, committing is up to the caller too.
 import os
 from logging.config import fileConfig
 
+from alembic import context, util
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
-
-from alembic import context, util
 
 # A migration that waits for a lock makes everybody behind it wait too.
 LOCK_TIMEOUT = "30s"

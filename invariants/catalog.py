@@ -202,7 +202,9 @@ FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE NOT t.tgisinternal AND t.tgrelid = ANY(%s) ORDER BY t.tgrelid, t.tgname
 """
 
-_POLICIES = "SELECT polrelid AS rel, polname AS name FROM pg_policy WHERE polrelid = ANY(%s) ORDER BY 1, 2"
+_POLICIES = (
+    "SELECT polrelid AS rel, polname AS name FROM pg_policy WHERE polrelid = ANY(%s) ORDER BY 1, 2"
+)
 
 # Set-returning or plain functions that can be called without arguments: a way to read data.
 _FUNCTIONS = """
@@ -260,7 +262,9 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
                 if k["kind"] == "f" and k["target"] in names
             ),
             checks=tuple(
-                Check(k["name"], tuple(k["columns"]), k["definition"]) for k in rows if k["kind"] == "c"
+                Check(k["name"], tuple(k["columns"]), k["definition"])
+                for k in rows
+                if k["kind"] == "c"
             ),
             triggers=tuple(_trigger(t) for t in triggers[oid]),
             policies=tuple(p["name"] for p in policies[oid]),

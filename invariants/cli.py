@@ -85,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser("invariants", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = commands.add_parser(
-        "run", help="search for violations", description="Search for violations.", epilog=_RUN_EXAMPLES, formatter_class=raw
+        "run",
+        help="search for violations",
+        description="Search for violations.",
+        epilog=_RUN_EXAMPLES,
+        formatter_class=raw,
     )
     run.add_argument(
         "--invariant",
@@ -105,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_REPLAY_EXAMPLES,
         formatter_class=raw,
     )
-    again.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a counterexample's .json")
+    again.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a counterexample's .json"
+    )
     options.add_to(again, options.SCHEMA)
     again.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
     again.set_defaults(command=_replay)
@@ -137,9 +143,12 @@ def _replay(given: argparse.Namespace) -> int:
     values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))
     kept = [load(path) for path in given.files]
     failing = 0
-    with Terminal(quiet=given.quiet) as terminal, schema(SchemaOptions(**values), terminal.say) as (
-        environment,
-        contract,
+    with (
+        Terminal(quiet=given.quiet) as terminal,
+        schema(SchemaOptions(**values), terminal.say) as (
+            environment,
+            contract,
+        ),
     ):
         for outcome in replay(kept, environment, contract):
             failing += outcome.fails

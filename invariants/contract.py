@@ -130,18 +130,26 @@ class Contract:
         """
         for key, table in self._tables():
             if table not in catalog.tables:
-                raise self._fault(key, f"the database has no table {table!r}", _close(catalog, table))
+                raise self._fault(
+                    key, f"the database has no table {table!r}", _close(catalog, table)
+                )
         for key, table, column in self._columns():
             relation = catalog.relations.get(table)
             if relation is None:
-                raise self._fault(key, f"the database has no relation {table!r}", _close(catalog, table))
+                raise self._fault(
+                    key, f"the database has no relation {table!r}", _close(catalog, table)
+                )
             if column not in relation.columns:
                 known = ", ".join(relation.columns)
-                raise self._fault(key, f"table {table!r} has no column {column!r}", f"use one of: {known}")
+                raise self._fault(
+                    key, f"table {table!r} has no column {column!r}", f"use one of: {known}"
+                )
         for role, grants in self.roles.items():
             if role not in catalog.roles:
                 raise self._fault(
-                    f"roles.{role}", f"the server has no role {role!r}", "create it in a migration or remove it"
+                    f"roles.{role}",
+                    f"the server has no role {role!r}",
+                    "create it in a migration or remove it",
                 )
             for relation_name in grants:
                 if relation_name not in catalog.relations:
@@ -150,12 +158,12 @@ class Contract:
                         f"the database has no relation {relation_name!r}",
                         _close(catalog, relation_name),
                     )
-        for table in catalog.tables.values():
-            scoped = self.tenancy.column in table.columns and table.name != self.tenancy.root
-            if scoped and table.name not in self.tenancy.tables:
+        for found in catalog.tables.values():
+            scoped = self.tenancy.column in found.columns and found.name != self.tenancy.root
+            if scoped and found.name not in self.tenancy.tables:
                 raise self._fault(
                     "tenancy.tables",
-                    f"table {table.name!r} has a column {self.tenancy.column!r} and is not listed",
+                    f"table {found.name!r} has a column {self.tenancy.column!r} and is not listed",
                     "add it, so that its isolation is checked",
                 )
 
@@ -207,7 +215,9 @@ def load(path: Path) -> Contract:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; name the contract with --contract FILE") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path given to --contract") from None
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); check the path given to --contract"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}; mend that line") from None
     return _Reader(path).contract(document)
@@ -234,13 +244,19 @@ class _Reader:
             required="format tenancy roles",
         )
         if doc["format"] != FORMAT:
-            raise self.fault("format", f"{doc['format']!r} is not known", f"this version reads format {FORMAT}")
+            raise self.fault(
+                "format", f"{doc['format']!r} is not known", f"this version reads format {FORMAT}"
+            )
         tenancy = self.table("tenancy", doc["tenancy"])
-        self.keys("tenancy", tenancy, "root column setting tables erased_by", "root column setting tables")
+        self.keys(
+            "tenancy", tenancy, "root column setting tables erased_by", "root column setting tables"
+        )
         roles = self.roles(self.table("roles", doc["roles"]))
         erased_by = tenancy.get("erased_by")
         if erased_by is not None and erased_by not in roles:
-            raise self.fault("tenancy.erased_by", f"{erased_by!r} is not among [roles]", "add it there")
+            raise self.fault(
+                "tenancy.erased_by", f"{erased_by!r} is not among [roles]", "add it there"
+            )
         return Contract(
             path=self.path,
             tenancy=Tenancy(
@@ -251,7 +267,9 @@ class _Reader:
                 erased_by=erased_by,
             ),
             roles=roles,
-            append_only=tuple(self.append_only(k, t, roles) for k, t in self.each("append_only", doc)),
+            append_only=tuple(
+                self.append_only(k, t, roles) for k, t in self.each("append_only", doc)
+            ),
             sums=tuple(self.sum(k, t) for k, t in self.each("sums", doc)),
             idempotency=tuple(self.idempotency(k, t) for k, t in self.each("idempotency", doc)),
             taxonomies=tuple(self.taxonomy(k, t) for k, t in self.each("taxonomies", doc)),
@@ -265,22 +283,28 @@ class _Reader:
         )
 
     def roles(self, table: dict[str, Any]) -> dict[str, dict[str, frozenset[str]]]:
-        roles = {}
+        roles: dict[str, dict[str, frozenset[str]]] = {}
         for role, grants in table.items():
             roles[role] = {}
             for relation, verbs in self.table(f"roles.{role}", grants).items():
                 key = f"roles.{role}.{relation}"
                 for verb in self.texts(key, verbs):
                     if verb not in VERBS:
-                        raise self.fault(key, f"{verb!r} is not a privilege", f"use some of: {', '.join(VERBS)}")
+                        raise self.fault(
+                            key, f"{verb!r} is not a privilege", f"use some of: {', '.join(VERBS)}"
+                        )
                 roles[role][relation] = frozenset(verbs)
         return roles
 
-    def append_only(self, key: str, table: dict[str, Any], roles: Mapping[str, object]) -> AppendOnly:
+    def append_only(
+        self, key: str, table: dict[str, Any], roles: Mapping[str, object]
+    ) -> AppendOnly:
         self.keys(key, table, "table repaired_by", "table")
         repaired_by = table.get("repaired_by")
         if repaired_by is not None and repaired_by not in roles:
-            raise self.fault(f"{key}.repaired_by", f"{repaired_by!r} is not among [roles]", "add it there")
+            raise self.fault(
+                f"{key}.repaired_by", f"{repaired_by!r} is not among [roles]", "add it there"
+            )
         return AppendOnly(self.text(f"{key}.table", table["table"]), repaired_by)
 
     def sum(self, key: str, table: dict[str, Any]) -> Sum:
@@ -289,9 +313,13 @@ class _Reader:
         total_table, total_column = self.dotted(f"{key}.total", table["total"])
         group_by = self.texts(f"{key}.group_by", table["group_by"])
         if table["total_key"] not in group_by:
-            raise self.fault(f"{key}.total_key", f"{table['total_key']!r} is not in group_by", "add it there")
+            raise self.fault(
+                f"{key}.total_key", f"{table['total_key']!r} is not in group_by", "add it there"
+            )
         if type(table["tolerance"]) is not int or table["tolerance"] < 0:
-            raise self.fault(f"{key}.tolerance", "is not a whole number of at least 0", "for example 1")
+            raise self.fault(
+                f"{key}.tolerance", "is not a whole number of at least 0", "for example 1"
+            )
         return Sum(
             table=self.text(f"{key}.table", table["table"]),
             amount=self.text(f"{key}.amount", table["amount"]),
@@ -305,7 +333,9 @@ class _Reader:
     def idempotency(self, key: str, table: dict[str, Any]) -> Idempotency:
         self.keys(key, table, "table keys", "table keys")
         if not isinstance(table["keys"], list) or not table["keys"]:
-            raise self.fault(f"{key}.keys", "is not a list of lists of columns", 'for example [["order_id"]]')
+            raise self.fault(
+                f"{key}.keys", "is not a list of lists of columns", 'for example [["order_id"]]'
+            )
         keys = tuple(self.texts(f"{key}.keys", k) for k in table["keys"])
         return Idempotency(self.text(f"{key}.table", table["table"]), keys)
 
@@ -314,12 +344,19 @@ class _Reader:
         mapping = table.get("mapping")
         path = self.path.parent / self.text(f"{key}.mapping", mapping) if mapping else None
         if path is not None and not path.is_file():
-            raise self.fault(f"{key}.mapping", f"no such file {path}", "correct the path, relative to the contract")
+            raise self.fault(
+                f"{key}.mapping",
+                f"no such file {path}",
+                "correct the path, relative to the contract",
+            )
         return Taxonomy(
             table=self.text(f"{key}.table", table["table"]),
             code=self.text(f"{key}.code", table["code"]),
             active=table.get("active"),
-            used_by=tuple(self.dotted(f"{key}.used_by", u) for u in self.texts(f"{key}.used_by", table["used_by"])),
+            used_by=tuple(
+                self.dotted(f"{key}.used_by", u)
+                for u in self.texts(f"{key}.used_by", table["used_by"])
+            ),
             mapping=path,
         )
 
@@ -335,7 +372,8 @@ class _Reader:
     def clock(self, table: dict[str, Any]) -> frozenset[tuple[str, str]]:
         self.keys("clock", table, "columns")
         return frozenset(
-            self.dotted("clock.columns", c) for c in self.texts("clock.columns", table.get("columns", []))
+            self.dotted("clock.columns", c)
+            for c in self.texts("clock.columns", table.get("columns", []))
         )
 
     def accepted(self, doc: dict[str, Any]) -> dict[str, str]:
@@ -344,7 +382,9 @@ class _Reader:
             self.keys(key, table, "channel reason", "channel reason")
             if table["channel"] not in CHANNELS:
                 raise self.fault(
-                    f"{key}.channel", f"{table['channel']!r} is not known", f"use one of: {', '.join(CHANNELS)}"
+                    f"{key}.channel",
+                    f"{table['channel']!r} is not known",
+                    f"use one of: {', '.join(CHANNELS)}",
                 )
             accepted[table["channel"]] = self.text(f"{key}.reason", table["reason"])
         return accepted
@@ -360,7 +400,9 @@ class _Reader:
         prefix = f"{key}." if key else ""
         for name in table:
             if name not in known.split():
-                raise self.fault(f"{prefix}{name}", "unknown key", f"use one of: {', '.join(known.split())}")
+                raise self.fault(
+                    f"{prefix}{name}", "unknown key", f"use one of: {', '.join(known.split())}"
+                )
         for name in required.split():
             if name not in table:
                 raise self.fault(f"{prefix}{name}", "missing", "add this key")

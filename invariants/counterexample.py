@@ -136,9 +136,16 @@ def load(path: Path) -> Kept:
                 f"{path}: format {document['format']!r} is not known; this version reads format {FORMAT}"
             )
         return Kept(
-            path, document["invariant"], document["signature"], workload_from_json(document["workload"])
+            path,
+            document["invariant"],
+            document["signature"],
+            workload_from_json(document["workload"]),
         )
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a counterexample's .json") from None
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); name a counterexample's .json"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not a counterexample ({error!r}); name a .json that a run wrote") from None
+        raise UsageError(
+            f"{path}: not a counterexample ({error!r}); name a .json that a run wrote"
+        ) from None

@@ -24,7 +24,7 @@ from invariants.checks.base import Case, Invariant
 from invariants.contract import Contract
 from invariants.counterexample import Counterexample, counterexample, save, write
 from invariants.environment import Environment
-from invariants.events import Flaky, Found, InvariantFinished, InvariantStarted, Listener, Progress
+from invariants.events import Flaky, Found, InvariantFinished, InvariantStarted, Listener, Progress, Status
 from invariants.judge import Judge, by_signature, failing_with
 from invariants.narrate import narrate
 from invariants.operations import Insert, Workload
@@ -114,7 +114,7 @@ class Explorer:
             if tally.examples == so_far:
                 break
         error = self._unwritten(tally) if not tally.found else None
-        status = "violated" if tally.found else "error" if tally.flaky or error else "held"
+        status: Status = "violated" if tally.found else "error" if tally.flaky or error else "held"
         finished = InvariantFinished(
             name=invariant.name,
             status=status,
@@ -168,7 +168,12 @@ class Explorer:
             return
 
     def _pursue(
-        self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload, signature: str
+        self,
+        invariant: Invariant,
+        search: Search,
+        tally: _Tally,
+        workload: Workload,
+        signature: str,
     ) -> None:
         """Reduce a failing workload, confirm it on a fresh database, keep it."""
         if signature in tally.known:
@@ -192,17 +197,27 @@ class Explorer:
             if violation is None:
                 self._doubt(invariant, search, tally, signature, first, case)
                 return
-            made = counterexample(case, violation, seed=search.seed, revision=self.environment.revision)
+            made = counterexample(
+                case, violation, seed=search.seed, revision=self.environment.revision
+            )
         self._keep(invariant, search, tally, made)
 
-    def _keep(self, invariant: Invariant, search: Search, tally: _Tally, made: Counterexample) -> None:
+    def _keep(
+        self, invariant: Invariant, search: Search, tally: _Tally, made: Counterexample
+    ) -> None:
         saved = save(made, search.artifacts) if search.artifacts else None
         found = Found(invariant.name, made, saved)
         tally.found.append(found)
         self.listener(found)
 
     def _doubt(
-        self, invariant: Invariant, search: Search, tally: _Tally, signature: str, first: Case, second: Case
+        self,
+        invariant: Invariant,
+        search: Search,
+        tally: _Tally,
+        signature: str,
+        first: Case,
+        second: Case,
     ) -> None:
         text = "\n".join(
             f"{caption}:\n{_told(case)}" for caption, case in (("once", first), ("again", second))
@@ -259,7 +274,9 @@ class Explorer:
 
 def _derived(seed: int, name: str, round_: int) -> int:
     """One seed per invariant and round, so that leaving one out does not change the others."""
-    return int.from_bytes(hashlib.blake2s(f"{seed}/{name}/{round_}".encode(), digest_size=8).digest())
+    return int.from_bytes(
+        hashlib.blake2s(f"{seed}/{name}/{round_}".encode(), digest_size=8).digest()
+    )
 
 
 def _inserted(case: Case) -> set[str]:

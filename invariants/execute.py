@@ -64,7 +64,10 @@ class Executor:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -129,7 +132,10 @@ class Executor:
     def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Transaction:
         actor = operation.actor
         plain = actor.role == OPERATOR or actor.tenant in tenants
-        return actor.role if plain else None, [*self._become(actor), *map(sql.parametrised, operation.statements)]
+        return actor.role if plain else None, [
+            *self._become(actor),
+            *map(sql.parametrised, operation.statements),
+        ]
 
     def _become(self, actor: Actor) -> list[Query]:
         if actor.tenant is None:
@@ -166,7 +172,9 @@ class Executor:
                 if rows := self.baseline.rows(table):
                     queries.append(self._reinsert(table, rows))
         for sequence, (value, called) in self._sequences.items():
-            queries.append(("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower())))
+            queries.append(
+                ("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower()))
+            )
         transactions: list[Transaction] = [(OPERATOR, queries)] if queries else []
         for view in sorted(self._stale_views):
             transactions.append((OPERATOR, [(f"REFRESH MATERIALIZED VIEW {sql.name(view)}", ())]))
@@ -179,10 +187,14 @@ class Executor:
     def _finish_reset(self) -> None:
         for reply in self._cleaner.receive():
             if reply.error:
-                raise InfrastructureError(f"the scratch database cannot be reset: {reply.error.message}")
+                raise InfrastructureError(
+                    f"the scratch database cannot be reset: {reply.error.message}"
+                )
 
     def _reinsert(self, table: str, rows: Sequence[Record]) -> Query:
-        columns = sql.names(tuple(c.name for c in self.catalog.tables[table].columns.values() if not c.generated))
+        columns = sql.names(
+            tuple(c.name for c in self.catalog.tables[table].columns.values() if not c.generated)
+        )
         data = "[" + ",".join(r.raw.decode() for r in rows) + "]"
         return (
             f"INSERT INTO {sql.name(table)} ({columns}) OVERRIDING SYSTEM VALUE "
@@ -227,7 +239,8 @@ class Executor:
         if not self._names:
             return "SELECT 0, '' WHERE false"
         return " UNION ALL ".join(
-            f"SELECT {i}, row_to_json(t)::text FROM {sql.name(t)} t" for i, t in enumerate(self._names)
+            f"SELECT {i}, row_to_json(t)::text FROM {sql.name(t)} t"
+            for i, t in enumerate(self._names)
         )
 
     def _read_state(self) -> State:

@@ -16,7 +16,9 @@ class Record:
 
     __slots__ = ("key", "raw", "table", "values")
 
-    def __init__(self, table: str, raw: bytes, values: Mapping[str, Any], key: tuple[Any, ...]) -> None:
+    def __init__(
+        self, table: str, raw: bytes, values: Mapping[str, Any], key: tuple[Any, ...]
+    ) -> None:
         self.table, self.raw, self.values, self.key = table, raw, values, key
 
     def __getitem__(self, column: str) -> Any:

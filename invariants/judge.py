@@ -33,7 +33,10 @@ class Judge:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -73,7 +76,8 @@ class Judge:
         executor = self.executor(workload.premise)
         history = executor.run(workload)
         worlds = {
-            name: executor.run(world, states=False) for name, world in invariant.worlds(workload).items()
+            name: executor.run(world, states=False)
+            for name, world in invariant.worlds(workload).items()
         }
         return Case(self.contract, executor.catalog, history, worlds)
 
@@ -92,7 +96,9 @@ class Judge:
                         conn.execute(change.encode())
                     catalog = read_catalog(conn)
         except psycopg.Error as error:
-            raise InfrastructureError(f"the scratch database cannot be read: {str(error).strip()}") from None
+            raise InfrastructureError(
+                f"the scratch database cannot be read: {str(error).strip()}"
+            ) from None
         return Executor(scratch.conninfo, self.contract, catalog)
 
 

@@ -54,7 +54,9 @@ class _Unspecified(Exception):
     """The contract does not say."""
 
 
-def expect(contract: Contract, catalog: Catalog, before: State, operation: Operation) -> Expectation | None:
+def expect(
+    contract: Contract, catalog: Catalog, before: State, operation: Operation
+) -> Expectation | None:
     """The expectation for an operation that the contract plainly permits in this state; else None."""
     try:
         return _Model(contract, catalog, before, operation).run()
@@ -65,7 +67,9 @@ def expect(contract: Contract, catalog: Catalog, before: State, operation: Opera
 class _Model:
     """The rows of one tenant, as the operation's statements change them one after the other."""
 
-    def __init__(self, contract: Contract, catalog: Catalog, before: State, operation: Operation) -> None:
+    def __init__(
+        self, contract: Contract, catalog: Catalog, before: State, operation: Operation
+    ) -> None:
         self.contract, self.catalog = contract, catalog
         self.before, self.operation = before, operation
         self.role, self.tenant = operation.actor.role, operation.actor.tenant
@@ -103,7 +107,11 @@ class _Model:
         (statement,) = self.operation.statements
         root = self.contract.tenancy.root
         key = self.catalog.tables[root].primary_key
-        if isinstance(statement, Delete) and statement.relation == root and len(statement.where) == 1:
+        if (
+            isinstance(statement, Delete)
+            and statement.relation == root
+            and len(statement.where) == 1
+        ):
             ((column, value),) = statement.where
             if (column,) == key and self.before.find(root, (value,)) is not None:
                 return str(value)
@@ -137,7 +145,9 @@ class _Model:
         # No setting and an empty one see nothing; a malformed one may be refused.
         self._need(not tenant or _UUID.match(tenant))
         scoped = relation.name in self.contract.tenancy.tables
-        self._need(relation.primary_key and all(self._comparable(relation, c) for c, _ in statement.where))
+        self._need(
+            relation.primary_key and all(self._comparable(relation, c) for c, _ in statement.where)
+        )
         column = self.contract.tenancy.column
         self.selected[position] = (
             relation.name,
@@ -307,7 +317,9 @@ def disagreements(
     if expectation.erased is not None:
         for table in (contract.tenancy.root, *contract.tenancy.tables):
             for row in after.rows(table):
-                owner = row.key[0] if table == contract.tenancy.root else row[contract.tenancy.column]
+                owner = (
+                    row.key[0] if table == contract.tenancy.root else row[contract.tenancy.column]
+                )
                 if owner == expectation.erased:
                     yield table, row.key, "is still there"
 
@@ -336,4 +348,6 @@ def _typed(column: Column, value: Value) -> bool:
         return isinstance(value, str) and bool(_TIME.match(value))
     if column.enum:
         return value in column.enum
-    return kind == "numeric" and isinstance(value, str) and bool(re.match(r"\d(\.\d{1,5})?\Z", value))
+    return (
+        kind == "numeric" and isinstance(value, str) and bool(re.match(r"\d(\.\d{1,5})?\Z", value))
+    )

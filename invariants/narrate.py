@@ -34,7 +34,9 @@ def names_of(workload: Workload) -> Mapping[str, str]:
     counts: dict[str, int] = {}
     for operation in workload.operations:
         for s in operation.statements:
-            rows = s.rows if isinstance(s, Insert | Copy) else (s.row,) if isinstance(s, Merge) else ()
+            rows = (
+                s.rows if isinstance(s, Insert | Copy) else (s.row,) if isinstance(s, Merge) else ()
+            )
             if rows and "id" in getattr(s, "columns", ()):
                 place = s.columns.index("id")  # type: ignore[union-attr]
                 for row in rows:
@@ -121,20 +123,31 @@ def spelled_short(statement: Statement) -> str:
 def outcome(step: Step) -> str:
     """What the server answered to an operation."""
     if step.error is not None:
-        source = step.error.constraint or (f"{step.error.function}()" if step.error.function else "")
+        source = step.error.constraint or (
+            f"{step.error.function}()" if step.error.function else ""
+        )
         return f"refused: {step.error.message} ({step.error.sqlstate}{', ' + source if source else ''})"
     counts = [
-        f"{a.count} {'row' if a.count == 1 else 'rows'}" for a in step.answers if a.count is not None
+        f"{a.count} {'row' if a.count == 1 else 'rows'}"
+        for a in step.answers
+        if a.count is not None
     ]
     return "accepted" + (f": {', '.join(counts)}" if counts else "")
 
 
 def _pairs(row: Mapping[str, object]) -> str:
     shown = [f"{k}={v}" for k, v in row.items() if v not in ({}, None) and k not in _DULL]
-    return "  ".join(p if len(p) <= _VALUE_MAX + 20 else p[: _VALUE_MAX + 17] + "..." for p in shown)
+    return "  ".join(
+        p if len(p) <= _VALUE_MAX + 20 else p[: _VALUE_MAX + 17] + "..." for p in shown
+    )
 
 
 def _wrapped(first: str, text: str, rest: str) -> Iterator[str]:
     yield from textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     ) or [first.rstrip()]

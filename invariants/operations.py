@@ -258,7 +258,9 @@ class _Codec:
             elif name in ("where", "assign"):
                 args[name] = tuple((c, self.unvalue(v)) for c, v in value.items())
             elif name == "conflict":
-                args[name] = None if value is None else Conflict(**{k: _frozen(v) for k, v in value.items()})
+                args[name] = (
+                    None if value is None else Conflict(**{k: _frozen(v) for k, v in value.items()})
+                )
             else:
                 args[name] = _frozen(value)
         return cls(**args)
@@ -300,9 +302,7 @@ def workload_from_json(data: dict[str, Any]) -> Workload:
     return Workload(
         premise=data["premise"],
         tenants=tuple(
-            Tenant(
-                t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values())
-            )
+            Tenant(t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values()))
             for t in data["tenants"]
         ),
         operations=tuple(

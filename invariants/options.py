@@ -93,13 +93,25 @@ APPLY_SQL = Option(
     many=True,
 )
 ALEMBIC_CONFIG = Option(
-    "alembic-config", "the Alembic configuration (default: alembic.ini)", "FILE", Path, Path("alembic.ini")
+    "alembic-config",
+    "the Alembic configuration (default: alembic.ini)",
+    "FILE",
+    Path,
+    Path("alembic.ini"),
 )
 CONTRACT = Option(
-    "contract", "what the schema promises (default: invariants.toml)", "FILE", Path, Path("invariants.toml")
+    "contract",
+    "what the schema promises (default: invariants.toml)",
+    "FILE",
+    Path,
+    Path("invariants.toml"),
 )
 ARTIFACTS = Option(
-    "artifacts", "where counterexamples are kept (default: artifacts)", "DIR", Path, Path("artifacts")
+    "artifacts",
+    "where counterexamples are kept (default: artifacts)",
+    "DIR",
+    Path,
+    Path("artifacts"),
 )
 PROFILE = Option(
     "profile",
@@ -108,8 +120,12 @@ PROFILE = Option(
     default="dev",
     choices=tuple(PROFILES),
 )
-SEED = Option("seed", "repeat the run with this seed (default: a new one, which is printed)", "N", int)
-MAX_EXAMPLES = Option("max-examples", "workloads for each invariant (default: the profile's)", "N", positive)
+SEED = Option(
+    "seed", "repeat the run with this seed (default: a new one, which is printed)", "N", int
+)
+MAX_EXAMPLES = Option(
+    "max-examples", "workloads for each invariant (default: the profile's)", "N", positive
+)
 TIME_BUDGET = Option(
     "time-budget", "seconds for the whole search (default: the profile's)", "SECONDS", seconds
 )
@@ -175,7 +191,9 @@ def _parsed(option: Option, source: str, text: Any) -> Any:
     if not isinstance(text, str):
         return text
     if option.choices and text not in option.choices:
-        raise UsageError(f"{source}: {text!r} is not known; use one of: {', '.join(option.choices)}")
+        raise UsageError(
+            f"{source}: {text!r} is not known; use one of: {', '.join(option.choices)}"
+        )
     try:
         return option.parse(text)
     except ValueError:

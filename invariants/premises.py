@@ -28,7 +28,9 @@ def statements(premise: str, contract: Contract, catalog: Catalog) -> tuple[str,
     if premise not in DESCRIPTIONS:
         raise ValueError(f"unknown premise {premise!r}")
     if premise == GRANTED:
-        roles = ", ".join(name(r) for r in (*contract.application_roles, *sorted(contract.repair_roles)))
+        roles = ", ".join(
+            name(r) for r in (*contract.application_roles, *sorted(contract.repair_roles))
+        )
         return tuple(
             f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name(t)} TO {roles}"
             for t in contract.tenancy.tables

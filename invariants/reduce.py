@@ -154,7 +154,9 @@ def _smaller_statement(statement: Statement, catalog: Catalog) -> Iterator[State
             for i, column in enumerate(columns):
                 if column not in (*key, *on, *updates):
                     yield replace(
-                        statement, columns=columns[:i] + columns[i + 1 :], row=row[:i] + row[i + 1 :]
+                        statement,
+                        columns=columns[:i] + columns[i + 1 :],
+                        row=row[:i] + row[i + 1 :],
                     )
             yield from (replace(statement, row=r[0]) for r in _simpler_rows((row,)))
         case Update(_, assign, where):
@@ -177,7 +179,7 @@ def _moved(operation: Operation, workload: Workload) -> Iterator[Operation]:
         for target in ids[: ids.index(operation.actor.tenant)]:
             source = operation.actor.tenant
             single = replace(workload, tenants=(), operations=(operation,))
-            yield _mapped(single, lambda v, s=source, t=target: t if v == s else v).operations[0]
+            yield _mapped(single, _swap(source, target)).operations[0]
 
 
 def _fewer(items: tuple[T, ...], least: int = 1) -> Iterator[tuple[T, ...]]:
@@ -228,6 +230,10 @@ def _simpler(value: Value) -> Sequence[Value]:
     return ("a",)
 
 
+def _swap(old: Value, new: Value) -> Callable[[Value], Value]:
+    return lambda value: new if type(value) is type(old) and value == old else value
+
+
 def _halved(value: Value) -> Value:
     return value // 2 if type(value) is int and value > 3 else value
 
@@ -244,9 +250,7 @@ def _replaced_numbers(workload: Workload) -> Iterator[Workload]:
     _mapped(workload, collect)
     for number in sorted(numbers, reverse=True):
         for plainer in _simpler(number):
-            yield _mapped(
-                workload, lambda v, n=number, p=plainer: p if type(v) is int and v == n else v
-            )
+            yield _mapped(workload, _swap(number, plainer))
 
 
 class _Numbering:

@@ -52,7 +52,9 @@ def new_seed() -> int:
 
 def migrations(options: SchemaOptions, contract: Contract) -> Migrations:
     """The migrations to run, names of the contract resolved."""
-    return Migrations(options.alembic_config, contract.revisions.get(options.revision, options.revision))
+    return Migrations(
+        options.alembic_config, contract.revisions.get(options.revision, options.revision)
+    )
 
 
 @contextmanager
@@ -123,12 +125,16 @@ class Replayed:
     text: str
 
 
-def replay(kept: Sequence[Kept], environment: Environment, contract: Contract) -> Iterator[Replayed]:
+def replay(
+    kept: Sequence[Kept], environment: Environment, contract: Contract
+) -> Iterator[Replayed]:
     """Execute kept counterexamples, each on databases without a past."""
     for one in kept:
         invariant = INVARIANTS.get(one.invariant)
         if invariant is None:
-            raise UsageError(f"{one.path}: invariant {one.invariant!r} is not known to this version")
+            raise UsageError(
+                f"{one.path}: invariant {one.invariant!r} is not known to this version"
+            )
         with Judge(environment, contract) as judge:
             case, violations = judge.violations(invariant, one.workload)
             violation = by_signature(violations).get(one.signature)

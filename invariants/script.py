@@ -11,7 +11,16 @@ from collections.abc import Iterator, Sequence
 from invariants import premises, sql
 from invariants.checks.base import Case, Condition, Violation
 from invariants.narrate import outcome
-from invariants.operations import OPERATOR, Copy, Insert, Operation, Refresh, Select, Statement, Workload
+from invariants.operations import (
+    OPERATOR,
+    Copy,
+    Insert,
+    Operation,
+    Refresh,
+    Select,
+    Statement,
+    Workload,
+)
 
 
 def script(case: Case, violation: Violation, title: str) -> str:
@@ -156,7 +165,11 @@ class _Script:
             c.name
             for c in found.columns.values()
             if (relation, c.name) not in self.case.contract.clock_columns
-            and (c.name in sent or not c.has_default or c.type not in ("uuid", "timestamp with time zone"))
+            and (
+                c.name in sent
+                or not c.has_default
+                or c.type not in ("uuid", "timestamp with time zone")
+            )
         ]
 
     def _clean(self) -> Iterator[str]:
@@ -182,7 +195,12 @@ class _Script:
                 yield f"INSERT INTO {sql.name(table)} SELECT * FROM json_populate_record(NULL::{sql.name(table)}, {data});"
         yield "SET session_replication_role = DEFAULT;"
         for view in sorted(
-            {s.relation for o in self.workload.operations for s in o.statements if isinstance(s, Refresh)}
+            {
+                s.relation
+                for o in self.workload.operations
+                for s in o.statements
+                if isinstance(s, Refresh)
+            }
         ):
             yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
 
@@ -209,7 +227,9 @@ class _Script:
                 return f"NOT {ok}"
             case "differs":
                 count = len(self.workload.operations[condition.operation].statements)
-                answers = [f":'answer{i}' IS DISTINCT FROM :'alone_answer{i}'" for i in range(count)]
+                answers = [
+                    f":'answer{i}' IS DISTINCT FROM :'alone_answer{i}'" for i in range(count)
+                ]
                 alone = f":'alone_op{condition.operation + 1}'::boolean"
                 return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
         return f":'c{position}'::boolean"

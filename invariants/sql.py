@@ -30,12 +30,86 @@ Parameters = tuple[str | None, ...]
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 # Names that must be quoted although they look plain: PostgreSQL's reserved words.
 _RESERVED = frozenset(
-    "all analyse analyze and any array as asc asymmetric both case cast check collate column constraint "
-    "create current_catalog current_date current_role current_time current_timestamp current_user default "
-    "deferrable desc distinct do else end except false fetch for foreign from grant group having in "
-    "initially intersect into lateral leading limit localtime localtimestamp not null offset on only or "
-    "order placing primary references returning select session_user some symmetric system_user table then "
-    "to trailing true union unique user using variadic when where window with".split()
+    [
+        "all",
+        "analyse",
+        "analyze",
+        "and",
+        "any",
+        "array",
+        "as",
+        "asc",
+        "asymmetric",
+        "both",
+        "case",
+        "cast",
+        "check",
+        "collate",
+        "column",
+        "constraint",
+        "create",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "default",
+        "deferrable",
+        "desc",
+        "distinct",
+        "do",
+        "else",
+        "end",
+        "except",
+        "false",
+        "fetch",
+        "for",
+        "foreign",
+        "from",
+        "grant",
+        "group",
+        "having",
+        "in",
+        "initially",
+        "intersect",
+        "into",
+        "lateral",
+        "leading",
+        "limit",
+        "localtime",
+        "localtimestamp",
+        "not",
+        "null",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "placing",
+        "primary",
+        "references",
+        "returning",
+        "select",
+        "session_user",
+        "some",
+        "symmetric",
+        "system_user",
+        "table",
+        "then",
+        "to",
+        "trailing",
+        "true",
+        "union",
+        "unique",
+        "user",
+        "using",
+        "variadic",
+        "when",
+        "where",
+        "window",
+        "with",
+    ]
 )
 
 
@@ -43,7 +117,9 @@ _RESERVED = frozenset(
 def name(identifier: str) -> str:
     """A relation, column or role name, quoted where SQL needs it; `schema.table` in its two parts."""
     return ".".join(
-        part if _PLAIN.match(part) and part not in _RESERVED else '"' + part.replace('"', '""') + '"'
+        part
+        if _PLAIN.match(part) and part not in _RESERVED
+        else '"' + part.replace('"', '""') + '"'
         for part in identifier.split(".")
     )
 
@@ -101,10 +177,14 @@ def _conflict(conflict: Conflict | None) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _merge(relation: str, columns: tuple[str, ...], on: tuple[str, ...], updates: tuple[str, ...]) -> str:
+def _merge(
+    relation: str, columns: tuple[str, ...], on: tuple[str, ...], updates: tuple[str, ...]
+) -> str:
     match = " AND ".join(f"t.{name(c)} = s.{name(c)}" for c in on)
     change = (
-        "UPDATE SET " + ", ".join(f"{name(c)} = s.{name(c)}" for c in updates) if updates else "DO NOTHING"
+        "UPDATE SET " + ", ".join(f"{name(c)} = s.{name(c)}" for c in updates)
+        if updates
+        else "DO NOTHING"
     )
     values = ", ".join(f"s.{name(c)}" for c in columns)
     return (
@@ -178,7 +258,8 @@ def spelled(statement: Statement) -> str:
         return query
     native = _values(statement)
     return _PLACEHOLDER.sub(
-        lambda m: literal(native[int(m[1]) - 1] if native is not None else values[int(m[1]) - 1]), query
+        lambda m: literal(native[int(m[1]) - 1] if native is not None else values[int(m[1]) - 1]),
+        query,
     )
 
 

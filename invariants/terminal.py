@@ -35,7 +35,10 @@ class Terminal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._still()
 
@@ -58,7 +61,11 @@ class Terminal:
                 self._found(event)
             case Flaky():
                 self._still()
-                self.out.print(f"FLAKY {event.signature}: failed once, not again on a fresh database", style="yellow", markup=False)
+                self.out.print(
+                    f"FLAKY {event.signature}: failed once, not again on a fresh database",
+                    style="yellow",
+                    markup=False,
+                )
                 if not self.quiet:
                     self.out.print(event.text, markup=False)
             case InvariantFinished():
@@ -68,8 +75,18 @@ class Terminal:
     def verdict(self, report: Report) -> None:
         """The table at the end, and one line that says it all."""
         table = Table(box=None, pad_edge=False)
-        for column in ("invariant", "verdict", "causes", "examples", "operations", "op/s", "seconds"):
-            table.add_column(column, justify="left" if column in ("invariant", "verdict") else "right")
+        for column in (
+            "invariant",
+            "verdict",
+            "causes",
+            "examples",
+            "operations",
+            "op/s",
+            "seconds",
+        ):
+            table.add_column(
+                column, justify="left" if column in ("invariant", "verdict") else "right"
+            )
         for i in report.invariants:
             word, colour = _MARKS[i.status]
             table.add_row(
@@ -86,20 +103,31 @@ class Terminal:
         violated = [i for i in report.invariants if i.status == "violated"]
         errors = [i for i in report.invariants if i.status == "error"]
         seconds = f"{report.seconds:.0f} s"
-        where = f"revision {report.revision}, PostgreSQL {report.server.version}, seed {report.seed}"
+        where = (
+            f"revision {report.revision}, PostgreSQL {report.server.version}, seed {report.seed}"
+        )
         if violated:
             causes = sum(len(i.found) for i in violated)
-            line = f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
+            line = (
+                f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
+            )
             self.out.print(f"\n{line} ({where}, {seconds})", style="bold red", markup=False)
         elif errors:
-            self.out.print(f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow")
+            self.out.print(
+                f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow"
+            )
         else:
-            self.out.print(f"\nall {len(report.invariants)} invariants held ({where}, {seconds})", style="bold green")
+            self.out.print(
+                f"\nall {len(report.invariants)} invariants held ({where}, {seconds})",
+                style="bold green",
+            )
 
     def replayed(self, outcome: Replayed) -> None:
         """What came of one replay."""
         word, colour = ("fails", "bold red") if outcome.fails else ("holds", "green")
-        self.out.print(Text(word, style=colour).append(f"  {outcome.kept.path}", style="not bold default"))
+        self.out.print(
+            Text(word, style=colour).append(f"  {outcome.kept.path}", style="not bold default")
+        )
         if outcome.fails and not self.quiet:
             self.out.print(outcome.text, markup=False)
 
@@ -125,8 +153,12 @@ class Terminal:
             return
         self.out.print(made.text, markup=False)
         if event.saved:
-            self.out.print(f"Replay    invariants replay {event.saved.json}", style="cyan", markup=False)
-            self.out.print(f"          psql -X -q -d DATABASE -f {event.saved.sql}", style="cyan", markup=False)
+            self.out.print(
+                f"Replay    invariants replay {event.saved.json}", style="cyan", markup=False
+            )
+            self.out.print(
+                f"          psql -X -q -d DATABASE -f {event.saved.sql}", style="cyan", markup=False
+            )
         if self._status:
             self._status.start()
 

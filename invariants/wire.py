@@ -145,10 +145,7 @@ class Wire:
     def _prepare(self, transactions: Sequence[Transaction]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
         missing = {
-            (key, query)
-            for key, queries in transactions
-            if key is not None
-            for query, _ in queries
+            (key, query) for key, queries in transactions if key is not None for query, _ in queries
         } - self._prepared.keys()
         if not missing:
             return

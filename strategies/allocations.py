@@ -20,7 +20,9 @@ def allocation_row(world: World, tenant: str) -> Values:
     return _row(world, tenant, event, world.pick(MODELS), world.pick(codes(world)), _revenue(event))
 
 
-def _row(world: World, tenant: str, event: Known | None, model: str, code: str, amount: int) -> Values:
+def _row(
+    world: World, tenant: str, event: Known | None, model: str, code: str, amount: int
+) -> Values:
     row: Values = {
         "id": world.new_id(TABLE),
         "tenant_id": tenant,
@@ -69,7 +71,9 @@ def allocate(world: World) -> Operation:
     available = codes(world, hostile=6)
     start = world.below(len(available))
     made = [
-        _row(world, tenant, event, model, available[(start + i) % len(available)], min(part, INT_MAX))
+        _row(
+            world, tenant, event, model, available[(start + i) % len(available)], min(part, INT_MAX)
+        )
         for i, part in enumerate(parts)
     ]
     for row in made:
@@ -99,8 +103,14 @@ def reassign(world: World) -> Operation:
     if world.chance(25):
         return world.operation(role, tenant, *_rebalance(world, known))
     column = world.pick(
-        ("event_id", "model_version", "model_version", "allocated_revenue_cents", "channel_code",
-         *world.catalog.tables[TABLE].columns)
+        (
+            "event_id",
+            "model_version",
+            "model_version",
+            "allocated_revenue_cents",
+            "channel_code",
+            *world.catalog.tables[TABLE].columns,
+        )
     )
     value: Value
     if column == "model_version":

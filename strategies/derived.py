@@ -19,7 +19,12 @@ TIMES = (
     "1901-01-01 00:00:00+00",
 )
 TEXTS = ("a", "b", "order-1", "", "Ünï", "x'y\"z", "%_\\")
-DOCUMENTS = (Json.of({}), Json.of({"a": 1}), Json.of([]), Json.of({"nested": {"list": [1, None, "x"]}}))
+DOCUMENTS = (
+    Json.of({}),
+    Json.of({"a": 1}),
+    Json.of([]),
+    Json.of({"nested": {"list": [1, None, "x"]}}),
+)
 RATIOS = ("0", "1", "0.5", "0.33333", "0.00001")
 
 _CHOICES: dict[str, Sequence[Value]] = {
@@ -82,7 +87,12 @@ def _within(relation: Relation, column: Column, value: Value) -> bool:
                 number, limit = float(value), float(bound)
             except ValueError:
                 continue
-            fine = {">=": number >= limit, ">": number > limit, "<=": number <= limit, "<": number < limit}
+            fine = {
+                ">=": number >= limit,
+                ">": number > limit,
+                "<=": number <= limit,
+                "<": number < limit,
+            }
             if not fine[comparison]:
                 return False
     return True

@@ -37,7 +37,11 @@ def tamper(world: World) -> Operation:
     table = world.pick(world.contract.tenancy.tables)
     tenant = world.tenant()
     setting = world.any_setting() if world.chance(15) else tenant
-    known = world.recent(table, world.other(tenant)) if world.chance(30) else world.recent(table, tenant)
+    known = (
+        world.recent(table, world.other(tenant))
+        if world.chance(30)
+        else world.recent(table, tenant)
+    )
     known = known or world.recent(table)
     role = world.writer("update", table) if world.chance(60) else world.any_role()
     return world.operation(role, setting, _write(world, table, tenant, known))
@@ -45,11 +49,17 @@ def tamper(world: World) -> Operation:
 
 def _write(world: World, table: str, tenant: str, known: Known | None) -> Statement:
     relation = world.catalog.tables[table]
-    where = tuple(zip(relation.primary_key, known.key, strict=True)) if known and world.chance(85) else ()
+    where = (
+        tuple(zip(relation.primary_key, known.key, strict=True))
+        if known and world.chance(85)
+        else ()
+    )
     shape = world.below(10)
     if shape < 3:
         column = world.pick(tuple(relation.columns))
-        return Update(table, ((column, column_value(world, table, column, tenant, hostile=25)),), where)
+        return Update(
+            table, ((column, column_value(world, table, column, tenant, hostile=25)),), where
+        )
     if shape < 5:
         return Delete(table, where)
     row = {**new_row(world, table, tenant)}
@@ -59,7 +69,10 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
     updates = (world.pick(settable),) if settable else ()
     if shape < 7:
         return Insert(
-            table, tuple(row), (tuple(row.values()),), Conflict(target=relation.primary_key, updates=updates)
+            table,
+            tuple(row),
+            (tuple(row.values()),),
+            Conflict(target=relation.primary_key, updates=updates),
         )
     if shape < 9 and world.catalog.server_version >= 150000:
         return Merge(table, tuple(row), tuple(row.values()), relation.primary_key, updates)
@@ -109,12 +122,15 @@ def repair(world: World) -> Operation | None:
     columns = [
         c
         for c in relation.columns
-        if c not in relation.primary_key and c != world.contract.tenancy.column
+        if c not in relation.primary_key
+        and c != world.contract.tenancy.column
         and relation.foreign_key_of(c) is None
     ]
     column = world.pick(columns)
     value = column_value(world, rule.table, column, known.tenant, hostile=0)
-    return world.operation(rule.repaired_by, known.tenant, Update(rule.table, ((column, value),), where))
+    return world.operation(
+        rule.repaired_by, known.tenant, Update(rule.table, ((column, value),), where)
+    )
 
 
 @operation("erase", weight=1)
@@ -130,7 +146,9 @@ def erase(world: World) -> Operation | None:
 def readings(world: World) -> list[Operation]:
     """Every relation read for every tenant and for none: what a workload lets each of them see."""
     reader = world.contract.application_roles
-    roles = [r for r in reader if any("insert" in v for v in world.contract.roles[r].values())] or list(reader)
+    roles = [
+        r for r in reader if any("insert" in v for v in world.contract.roles[r].values())
+    ] or list(reader)
     found: list[Operation] = []
     for setting in (*world.tenants, ""):
         role = roles[0]

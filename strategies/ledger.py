@@ -49,7 +49,9 @@ def post_to_ledger(world: World) -> Operation:
     if not world.known.get("attribution_allocations"):
         return allocate(world)
     row = new_row(world, TABLE, tenant)
-    insert = Insert(TABLE, tuple(row), (tuple(row.values()),), Conflict() if world.chance(70) else None)
+    insert = Insert(
+        TABLE, tuple(row), (tuple(row.values()),), Conflict() if world.chance(70) else None
+    )
     role = world.writer("insert", TABLE)
     if insert.conflict is None:
         return world.operation(role, tenant, insert)

@@ -26,7 +26,12 @@ def pool() -> Mapping[str, Sequence[Json]]:
 
     fake = Faker("en_US")
     fake.seed_instance(20251114)
-    makers = {"shopify": _shopify, "stripe": _stripe, "paypal": _paypal, "woocommerce": _woocommerce}
+    makers = {
+        "shopify": _shopify,
+        "stripe": _stripe,
+        "paypal": _paypal,
+        "woocommerce": _woocommerce,
+    }
     return {v: [Json.of(make(fake)) for _ in range(POOL_SIZE)] for v, make in makers.items()}
 
 
@@ -79,7 +84,10 @@ def _paypal(fake: Faker) -> dict[str, Any]:
         "event_type": "PAYMENT.CAPTURE.COMPLETED",
         "resource": {
             "id": fake.bothify("?#?#?#?#?#?#").upper(),
-            "amount": {"value": f"{fake.random_int(1, 900)}.00", "currency_code": fake.currency_code()},
+            "amount": {
+                "value": f"{fake.random_int(1, 900)}.00",
+                "currency_code": fake.currency_code(),
+            },
             "final_capture": True,
         },
     }

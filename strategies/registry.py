@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
@@ -47,13 +47,18 @@ def rows(table: str) -> Callable[[RowStrategy], RowStrategy]:
     return register
 
 
-def operation(name: str, *, weight: int, tables: tuple[str, ...] = ()) -> Callable[[OperationStrategy], OperationStrategy]:
+Built = TypeVar("Built", bound=OperationStrategy)
+
+
+def operation(
+    name: str, *, weight: int, tables: tuple[str, ...] = ()
+) -> Callable[[Built], Built]:
     """Register an operation strategy, used where the database has all of `tables`.
 
     It returns None when there is nothing to do yet; invariants may give it another weight by name.
     """
 
-    def register(strategy: OperationStrategy) -> OperationStrategy:
+    def register(strategy: Built) -> Built:
         _OPERATIONS[name] = Registered(name, weight, tables, strategy)
         return strategy
 
@@ -74,7 +79,7 @@ def new_row(world: World, table: str, tenant: str) -> Values:
     """A new row for a table and tenant, hand-written or derived, remembered for later references."""
     from strategies.derived import derived_row
 
-    strategy = _ROWS.get(table, None)
+    strategy = _ROWS.get(table)
     made: Any = strategy(world, tenant) if strategy else derived_row(world, table, tenant)
     values: Values = world.draw(made) if isinstance(made, SearchStrategy) else made
     world.remember(table, tenant, values)

@@ -29,7 +29,9 @@ def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
     return found
 
 
-def workloads(contract: Contract, catalog: Catalog, invariant: Invariant) -> SearchStrategy[Workload]:
+def workloads(
+    contract: Contract, catalog: Catalog, invariant: Invariant
+) -> SearchStrategy[Workload]:
     """Workloads weighted for an invariant, on the schema as migrated or on one of its premises."""
     weighted = kinds(catalog, invariant.focus)
     lengths = st.integers(1, LENGTH_MAX)

@@ -109,7 +109,14 @@ class World:
     def any_setting(self) -> str | None:
         """A tenant setting of every kind: a tenant, none, an empty one, a malformed one, an unknown."""
         choices: list[str | None] = [
-            *self.tenants, *self.tenants, None, None, "", "", UNKNOWN_TENANT, self.pick(MALFORMED)
+            *self.tenants,
+            *self.tenants,
+            None,
+            None,
+            "",
+            "",
+            UNKNOWN_TENANT,
+            self.pick(MALFORMED),
         ]
         return self.pick(choices)
 

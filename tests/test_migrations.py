@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import psycopg
 import pytest
 import yaml
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
@@ -23,7 +24,6 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from alembic import command
 from invariants.catalog_diff import catalog_difference, catalog_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,16 @@ from invariants.checks.liveness import Liveness
 from invariants.checks.taxonomy import TaxonomyKept
 from invariants.errors import UsageError
 
-__all__ = ["INVARIANTS", "Case", "Condition", "Evidence", "Invariant", "Signature", "Violation", "chosen"]
+__all__ = [
+    "INVARIANTS",
+    "Case",
+    "Condition",
+    "Evidence",
+    "Invariant",
+    "Signature",
+    "Violation",
+    "chosen",
+]
 
 INVARIANTS: Mapping[str, Invariant] = {
     i.name: i
@@ -32,5 +41,7 @@ def chosen(names: Sequence[str]) -> tuple[Invariant, ...]:
     """The invariants of these names, all when there are none. Raises `UsageError` for an unknown one."""
     for name in names:
         if name not in INVARIANTS:
-            raise UsageError(f"--invariant: {name!r} is not known; use one of: {', '.join(INVARIANTS)}")
+            raise UsageError(
+                f"--invariant: {name!r} is not known; use one of: {', '.join(INVARIANTS)}"
+            )
     return tuple(i for n, i in INVARIANTS.items() if not names or n in names)

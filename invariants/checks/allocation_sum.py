@@ -43,11 +43,15 @@ class AllocationSum(Invariant):
                     if after is not None and before is None:
                         yield self._violation(case, rule, step, group, after)
 
-    def _violation(self, case: Case, rule: Sum, step: Step, group: Group, amounts: tuple[int, Any]) -> Violation:
+    def _violation(
+        self, case: Case, rule: Sum, step: Step, group: Group, amounts: tuple[int, Any]
+    ) -> Violation:
         actual, expected = amounts
         total = _total(rule, step.after, group)
         left = any(
-            c.before and c.after and group_of(case, rule, c.before) == group != group_of(case, rule, c.after)
+            c.before
+            and c.after
+            and group_of(case, rule, c.before) == group != group_of(case, rule, c.after)
             for c in step.changes
             if c.table == rule.table
         )

@@ -80,7 +80,10 @@ class AppendOnly(Invariant):
             promise="A committed row of an append-only table stays, byte for byte, "
             "whatever an application role does by whatever path.",
             proof=changed_proof(case, step, change),
-            evidence=(Evidence("before", shown(change.before)), Evidence("after", shown(change.after))),
+            evidence=(
+                Evidence("before", shown(change.before)),
+                Evidence("after", shown(change.after)),
+            ),
         )
 
     def _repair(self, case: Case, step: Step, table: str) -> Iterator[Violation]:
@@ -93,7 +96,9 @@ class AppendOnly(Invariant):
         for row in _aimed_at(case, step, statement):
             after = step.after.find(table, row.key)
             if isinstance(statement, Update):
-                wanted = {c: v for c, v in statement.assign if isinstance(v, int | str) and row[c] != v}
+                wanted = {
+                    c: v for c, v in statement.assign if isinstance(v, int | str) and row[c] != v
+                }
                 done = not wanted or (after is not None and any(after[c] != row[c] for c in wanted))
             else:
                 wanted, done = {}, after is None
@@ -101,10 +106,16 @@ class AppendOnly(Invariant):
                 continue
             change = Change(table, row, after if isinstance(statement, Update) else None)
             present = kept(case, Change(table, row, row))
-            undone = f"NOT {row_matches(table, {**dict(statement.where), **wanted})}" if wanted else present
+            undone = (
+                f"NOT {row_matches(table, {**dict(statement.where), **wanted})}"
+                if wanted
+                else present
+            )
             yield Violation(
                 signature=self.signature(
-                    statement.kind, table, guards.firing(table, statement.kind, case.catalog, "BEFORE")
+                    statement.kind,
+                    table,
+                    guards.firing(table, statement.kind, case.catalog, "BEFORE"),
                 ),
                 operation=step.index,
                 summary=f"{step.operation.actor.role} repairs a row of {table}, is told that it went well, "

@@ -157,7 +157,8 @@ def kept(case: Case, change: Change) -> str:
         values |= {
             c: v
             for c, v in before.values.items()
-            if v != after.get(c) and not (columns[c].type.startswith("timestamp") and columns[c].has_default)
+            if v != after.get(c)
+            and not (columns[c].type.startswith("timestamp") and columns[c].has_default)
         }
     return row_matches(change.table, values)
 

@@ -22,7 +22,16 @@ from invariants.checks.base import (
     shown,
 )
 from invariants.history import Record, Step
-from invariants.operations import Call, Insert, Merge, Operation, Select, Statement, Update, Workload
+from invariants.operations import (
+    Call,
+    Insert,
+    Merge,
+    Operation,
+    Select,
+    Statement,
+    Update,
+    Workload,
+)
 from invariants.wire import Answer
 
 _VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -83,7 +92,9 @@ class CrossTenant(Invariant):
                 summary=f"{actor.role} {_acting_for(actor.tenant)} read {len(foreign)} "
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
                 promise="An actor never receives another tenant's data, and without a tenant sees nothing.",
-                proof=(Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})"),),
+                proof=(
+                    Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})"),
+                ),
                 evidence=(Evidence("returned to it", _readable(answer, foreign)),),
             )
 
@@ -199,7 +210,10 @@ class _Mask:
         hidden = [c in self.clock for c in answer.columns]
         return tuple(
             sorted(
-                (tuple(b"~" if h else self._value(v) for h, v in zip(hidden, row, strict=True)) for row in answer.rows),
+                (
+                    tuple(b"~" if h else self._value(v) for h, v in zip(hidden, row, strict=True))
+                    for row in answer.rows
+                ),
                 key=repr,
             )
         )
@@ -268,14 +282,20 @@ def _target(case: Case, step: Step, key: ForeignKey, row: Record) -> Record | No
     if key.target_columns == case.catalog.tables[key.target].primary_key:
         return step.after.find(key.target, values)
     return next(
-        (r for r in step.after.rows(key.target) if tuple(r[c] for c in key.target_columns) == values), None
+        (
+            r
+            for r in step.after.rows(key.target)
+            if tuple(r[c] for c in key.target_columns) == values
+        ),
+        None,
     )
 
 
 def _crosses(case: Case, key: ForeignKey, row: Record) -> str:
     column = sql.name(case.contract.tenancy.column)
     terms = [
-        f"{sql.name(t)} = {sql.literal(row[c])}" for c, t in zip(key.columns, key.target_columns, strict=True)
+        f"{sql.name(t)} = {sql.literal(row[c])}"
+        for c, t in zip(key.columns, key.target_columns, strict=True)
     ]
     tenant = sql.literal(case.tenant_of(row))
     return (
@@ -284,9 +304,14 @@ def _crosses(case: Case, key: ForeignKey, row: Record) -> str:
     )
 
 
-def _readable(answer: Answer, rows: list[tuple[bytes | None, ...]]) -> tuple[Mapping[str, object], ...]:
+def _readable(
+    answer: Answer, rows: list[tuple[bytes | None, ...]]
+) -> tuple[Mapping[str, object], ...]:
     return tuple(
-        {c: None if v is None else v.decode(errors="replace") for c, v in zip(answer.columns, row, strict=True)}
+        {
+            c: None if v is None else v.decode(errors="replace")
+            for c, v in zip(answer.columns, row, strict=True)
+        }
         for row in rows[:5]
     )
 

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from invariants import sql
 from invariants.checks import guards
-from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, changed_proof, shown
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Violation,
+    changed_proof,
+    shown,
+)
 from invariants.contract import Idempotency
 from invariants.history import Change, Record, Step
 
@@ -18,7 +26,9 @@ class IdempotentIngest(Invariant):
     """One row for one message, the first write wins; the same key in another tenant is another row."""
 
     name = "idempotent-ingest"
-    promise = "Sending an ingest again, at any later point, leaves one row, the first, and no error."
+    promise = (
+        "Sending an ingest again, at any later point, leaves one row, the first, and no error."
+    )
     focus = {
         "ingest": 16,
         "redeliver": 16,
@@ -105,7 +115,10 @@ class IdempotentIngest(Invariant):
             return
         where = " AND ".join(
             f"{sql.name(c)} = {sql.literal(str(v))}"
-            for c, v in ((case.contract.tenancy.column, case.tenant_of(row)), *zip(*key, strict=True))
+            for c, v in (
+                (case.contract.tenancy.column, case.tenant_of(row)),
+                *zip(*key, strict=True),
+            )
         )
         yield Violation(
             signature=self.signature("insert", row.table, f"unique ({', '.join(key[0])})"),
@@ -114,7 +127,9 @@ class IdempotentIngest(Invariant):
             promise="One message is one row.",
             proof=(
                 Condition(
-                    "state", step.index, f"(SELECT count(*) > 1 FROM {sql.name(row.table)} WHERE {where})"
+                    "state",
+                    step.index,
+                    f"(SELECT count(*) > 1 FROM {sql.name(row.table)} WHERE {where})",
                 ),
             ),
             evidence=(Evidence("rows with one key", shown(row, *twins)),),

@@ -16,7 +16,15 @@ class Liveness(Invariant):
 
     name = "liveness"
     promise = "What the contract permits is accepted, with the effect it promises."
-    focus = {"allocate": 12, "reassign": 8, "deallocate": 8, "refresh": 6, "probe": 8, "repair": 4, "erase": 2}
+    focus = {
+        "allocate": 12,
+        "reassign": 8,
+        "deallocate": 8,
+        "refresh": 6,
+        "probe": 8,
+        "repair": 4,
+        "erase": 2,
+    }
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Compare every operation with what the model of the contract expects."""
@@ -35,14 +43,18 @@ class Liveness(Invariant):
                 present = row_matches(table, dict(zip(columns, key, strict=True)))
                 row = step.after.find(table, key)
                 yield Violation(
-                    signature=self.signature(step.operation.statements[-1].kind, table, "no effect"),
+                    signature=self.signature(
+                        step.operation.statements[-1].kind, table, "no effect"
+                    ),
                     operation=step.index,
                     summary=f"{step.operation.actor.role} is told that it went well, "
                     f"but a row of {table} {what}",
                     promise=self.promise,
                     proof=(
                         Condition("accepted", step.index),
-                        Condition("state", step.index, f"NOT {present}" if row is None else present),
+                        Condition(
+                            "state", step.index, f"NOT {present}" if row is None else present
+                        ),
                     ),
                     evidence=(Evidence("the row", (row.values,) if row else ()),),
                 )
@@ -62,7 +74,9 @@ class Liveness(Invariant):
             proof=(Condition("refused", step.index),),
         )
 
-    def _unread(self, case: Case, step: Step, expectation: model.Expectation) -> Iterator[Violation]:
+    def _unread(
+        self, case: Case, step: Step, expectation: model.Expectation
+    ) -> Iterator[Violation]:
         for position, (table, keys) in expectation.selected.items():
             statement, answer = step.operation.statements[position], step.answers[position]
             assert isinstance(statement, Select)
@@ -73,7 +87,9 @@ class Liveness(Invariant):
             if missing:
                 key = dict(zip(columns, missing[0], strict=True))
                 yield Violation(
-                    signature=self.signature("select", table, guards.isolating(table, case.catalog)),
+                    signature=self.signature(
+                        "select", table, guards.isolating(table, case.catalog)
+                    ),
                     operation=step.index,
                     summary=f"{step.operation.actor.role} does not see {len(missing)} of its own rows "
                     f"in {sql.name(table)}",

@@ -10,7 +10,15 @@ import yaml
 
 from invariants import sql
 from invariants.checks import guards
-from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, changed_proof, shown
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Violation,
+    changed_proof,
+    shown,
+)
 from invariants.contract import Taxonomy
 from invariants.errors import UsageError
 from invariants.history import Step
@@ -114,7 +122,9 @@ class TaxonomyKept(Invariant):
             return
         for change in step.changes:
             if change.table != rule.table and change.before is not None:
-                table, column = next(((t, c) for t, c in rule.used_by if t == change.table), ("", ""))
+                table, column = next(
+                    ((t, c) for t, c in rule.used_by if t == change.table), ("", "")
+                )
                 key = case.catalog.tables[table].foreign_key_of(column) if table else None
                 yield Violation(
                     signature=self.signature(
@@ -138,6 +148,10 @@ def mapped_codes(path: Path) -> frozenset[str]:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return frozenset(str(code) for vendor in document["sources"].values() for code in vendor.values())
+        return frozenset(
+            str(code) for vendor in document["sources"].values() for code in vendor.values()
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not a mapping of vendors to codes under 'sources' ({error})") from None
+        raise UsageError(
+            f"{path}: not a mapping of vendors to codes under 'sources' ({error})"
+        ) from None
