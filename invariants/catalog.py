@@ -1,7 +1,7 @@
 """What the database is made of, read once from the system catalogs and frozen.
 
-Relations in `public` go by their bare name, others by `schema.name`. Nothing here judges; strategies
-derive rows from it, checks name the guard concerned with it.
+Relations in `public` go by their bare name, others by `schema.name`. Nothing here judges;
+strategies derive rows from it, checks name the guard concerned with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `type` is the base type's SQL name; `length` counts characters, -1 is unlimited."""
+    """One column. `type` is the base type's SQL name; `length` in characters, -1 is unlimited."""
 
     name: str
     type: str
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """`table.columns` refers to `target.target_columns`; `on_delete` is SQL's word for the action."""
+    """`table.columns` refers to `target.target_columns`; `on_delete` is SQL's word for it."""
 
     name: str
     table: str
@@ -147,7 +147,8 @@ class Catalog:
 
 
 _RELATIONS = """
-SELECT c.oid, CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name,
+SELECT c.oid,
+       CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name,
        c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity AS rls,
        c.relforcerowsecurity AS forced
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -165,8 +166,8 @@ SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull AS not_null, a.atthasd
        CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4
             ELSE -1 END AS length,
        t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A' AS is_array,
-       (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid)
-         AS enum
+       (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder)
+        FROM pg_enum e WHERE e.enumtypid = t.oid) AS enum
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
@@ -176,13 +177,16 @@ ORDER BY a.attrelid, a.attnum
 _CONSTRAINTS = """
 SELECT k.conrelid AS rel, k.conname AS name, k.contype::text AS kind,
        ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
-             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i) AS columns,
+             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i)
+         AS columns,
        k.confrelid AS target,
        ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, i)
              JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i)
          AS target_columns,
-       k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update, pg_get_constraintdef(k.oid) AS definition
-FROM pg_constraint k WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c') AND k.conparentid = 0
+       k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update,
+       pg_get_constraintdef(k.oid) AS definition
+FROM pg_constraint k
+WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c') AND k.conparentid = 0
 ORDER BY k.conrelid, k.conname
 """
 
@@ -190,7 +194,8 @@ _UNIQUES = """
 SELECT i.indrelid AS rel, c.relname AS name, i.indisprimary AS is_primary,
        pg_get_expr(i.indpred, i.indrelid) AS predicate,
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(n, i)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n ORDER BY u.i) AS columns
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n ORDER BY u.i)
+         AS columns
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indisunique AND i.indrelid = ANY(%s) ORDER BY i.indrelid, c.relname
 """
@@ -216,7 +221,9 @@ WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'tr
 """
 
 _SEQUENCES = """
-SELECT CASE schemaname WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename END AS name
+SELECT CASE schemaname
+         WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename
+       END AS name
 FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 

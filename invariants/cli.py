@@ -24,8 +24,8 @@ _DESCRIPTION = """\
 Finds workloads that break the promises of a multi-tenant PostgreSQL schema.
 
 It migrates a scratch database, runs generated workloads as the real database roles, and checks what
-the contract (invariants.toml) promises. Each violation is reduced to the smallest workload that still
-shows it, and kept as JSON and as a script for psql."""
+the contract (invariants.toml) promises. Each violation is reduced to the smallest workload that
+still shows it, and kept as JSON and as a script for psql."""
 
 _EPILOG = """\
 exit status: 0 everything held, 1 an invariant was violated, 2 the input is wrong,
@@ -128,11 +128,14 @@ def _run(given: argparse.Namespace) -> int:
     chosen = RunOptions(**values, invariants=tuple(given.invariant))
     if given.json is not None and not os.access(given.json.absolute().parent, os.W_OK):
         raise UsageError(f"--json {given.json}: the folder cannot be written; name another file")
-    with Terminal(quiet=given.quiet) as terminal:
+    schema_arguments = options.schema_arguments(chosen)
+    with Terminal(quiet=given.quiet, schema_arguments=schema_arguments) as terminal:
         report = run(chosen, terminal, terminal.say)
         terminal.verdict(report)
     if given.json is not None:
         write(given.json, json.dumps(report_to_json(report), indent=2) + "\n")
+    if report.fault:
+        print(f"invariants: {report.fault}", file=sys.stderr)
     return report.exit_status
 
 

@@ -85,7 +85,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything a schema promises. Build it with `load`, check it against a database with `bind`."""
+    """Everything a schema promises. Build it with `load`, check it with `bind` to a database."""
 
     path: Path
     tenancy: Tenancy
@@ -240,7 +240,8 @@ class _Reader:
         self.keys(
             "",
             doc,
-            "format revisions tenancy roles append_only sums idempotency taxonomies domains clock accepted",
+            "format revisions tenancy roles append_only sums idempotency taxonomies domains clock "
+            "accepted",
             required="format tenancy roles",
         )
         if doc["format"] != FORMAT:

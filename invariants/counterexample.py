@@ -1,6 +1,7 @@
 """A reduced workload with its violation, and the three files it is kept as.
 
-`NAME.json` is the exact replay, `NAME.sql` a script for psql alone, `NAME.txt` what the terminal showed.
+`NAME.json` is the exact replay, `NAME.sql` a script for psql alone, `NAME.txt` what the terminal
+showed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +69,20 @@ class Saved:
     sql: Path
     txt: Path
 
+    def replay_commands(self, schema_arguments: str = "") -> tuple[str, str]:
+        """How to see it again: with this tool, and with psql alone."""
+        json, sql = shlex.quote(str(self.json)), shlex.quote(str(self.sql))
+        return (
+            f"invariants replay{schema_arguments} {json}",
+            f"psql -X -q -d DATABASE -f {sql}",
+        )
+
 
 def ensure_writable(folder: Path) -> None:
-    """Make the folder if need be. Raises `UsageError` before any work is done when nothing can be kept."""
+    """Make the folder if need be, before any work is done.
+
+    Raises `UsageError` when nothing can be kept there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -133,7 +146,8 @@ def load(path: Path) -> Kept:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise UsageError(
-                f"{path}: format {document['format']!r} is not known; this version reads format {FORMAT}"
+                f"{path}: format {document['format']!r} is not known; "
+                f"this version reads format {FORMAT}"
             )
         return Kept(
             path,

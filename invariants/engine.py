@@ -24,7 +24,16 @@ from invariants.checks.base import Case, Invariant
 from invariants.contract import Contract
 from invariants.counterexample import Counterexample, counterexample, save, write
 from invariants.environment import Environment
-from invariants.events import Flaky, Found, InvariantFinished, InvariantStarted, Listener, Progress, Status
+from invariants.errors import InfrastructureError
+from invariants.events import (
+    Flaky,
+    Found,
+    InvariantFinished,
+    InvariantStarted,
+    Listener,
+    Progress,
+    Status,
+)
 from invariants.judge import Judge, by_signature, failing_with
 from invariants.narrate import narrate
 from invariants.operations import Insert, Workload
@@ -65,6 +74,7 @@ class _New(Exception):
 class _Tally:
     """What one search has done so far."""
 
+    operations_before: int
     started: float = field(default_factory=time.monotonic)
     examples: int = 0
     told: float = 0.0
@@ -92,13 +102,37 @@ class Explorer:
     def explore(self, invariant: Invariant, search: Search) -> InvariantFinished:
         """Search until the examples or the seconds are spent, and report each cause once.
 
-        Raises `InfrastructureError` when the server goes away: that says nothing about the invariant.
+        When the server goes away what was found so far is reported, with the fault beside it.
         """
         import strategies
 
-        strategies.check(self.contract, self.judge.catalog)
         self.listener(InvariantStarted(invariant.name, invariant.promise, search.examples))
-        tally, before = _Tally(), self.judge.operations
+        fault: str | None = None
+        tally = _Tally(operations_before=self.judge.operations)
+        try:
+            strategies.check(self.contract, self.judge.catalog)
+            self._search(invariant, search, tally)
+        except InfrastructureError as gone:
+            fault = str(gone)
+        error = fault or (None if tally.found else self._unwritten(tally))
+        status: Status = "violated" if tally.found else "error" if tally.flaky or error else "held"
+        finished = InvariantFinished(
+            name=invariant.name,
+            status=status,
+            examples=tally.examples,
+            operations=self.judge.operations - tally.operations_before,
+            seconds=tally.seconds,
+            found=tuple(tally.found),
+            flaky=tuple(tally.flaky),
+            error=error,
+            fault=fault,
+        )
+        self.listener(finished)
+        return finished
+
+    def _search(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
+        import strategies
+
         workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
         round_ = 0
         while tally.examples < search.examples and not self._spent(tally, search):
@@ -106,27 +140,13 @@ class Explorer:
             try:
                 self._round(invariant, search, tally, workloads, round_)
             except _Spent:
-                break
+                return
             except _New as new:
                 for signature in new.signatures:
                     self._pursue(invariant, search, tally, new.workload, signature)
             round_ += 1
             if tally.examples == so_far:
-                break
-        error = self._unwritten(tally) if not tally.found else None
-        status: Status = "violated" if tally.found else "error" if tally.flaky or error else "held"
-        finished = InvariantFinished(
-            name=invariant.name,
-            status=status,
-            examples=tally.examples,
-            operations=self.judge.operations - before,
-            seconds=tally.seconds,
-            found=tuple(tally.found),
-            flaky=tuple(tally.flaky),
-            error=error,
-        )
-        self.listener(finished)
-        return finished
+                return
 
     def _round(
         self,
@@ -150,7 +170,7 @@ class Explorer:
             if new:
                 raise _New(workload, new)
 
-        # The key under which Hypothesis keeps examples: it must not follow this file's line numbers.
+        # The key under which Hypothesis keeps examples must not follow this file's line numbers.
         test._hypothesis_internal_database_key = f"invariants/{invariant.name}".encode()  # type: ignore[attr-defined]
         phases = [Phase.reuse, Phase.generate] if search.reuse and round_ == 0 else [Phase.generate]
         decorated: Callable[[], None] = settings(
@@ -179,13 +199,16 @@ class Explorer:
         if signature in tally.known:
             return
         tally.known.add(signature)
-        fails = failing_with(self.judge, invariant, signature)
+        first, shown = self.judge.violations(invariant, workload)
+        if signature not in by_signature(shown):
+            self._doubt(invariant, search, tally, signature, first, first)
+            return
+        fails = failing_with(self.judge, invariant, by_signature(shown)[signature])
 
         def attempt(candidate: Workload) -> bool:
             self._tell(invariant, search, tally, "reducing")
             return fails(candidate) is not None
 
-        first, _ = self.judge.violations(invariant, workload)
         reduced = reduce(workload, attempt, self.contract, self.judge.catalog)
         with Judge(self.environment, self.contract) as fresh:
             case, violations = fresh.violations(invariant, reduced)
@@ -264,7 +287,7 @@ class Explorer:
                 invariant.name,
                 tally.examples,
                 search.examples,
-                self.judge.operations,
+                self.judge.operations - tally.operations_before,
                 tally.seconds,
                 left,
                 doing,

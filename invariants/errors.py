@@ -13,7 +13,7 @@ EXIT_INFRASTRUCTURE = 3
 
 
 class InvariantsError(Exception):
-    """Base of the errors this package raises on purpose; `exit_status` is what the command returns."""
+    """Base of the errors raised on purpose; `exit_status` is what the command returns."""
 
     exit_status = EXIT_INFRASTRUCTURE
 

@@ -22,7 +22,7 @@ class InvariantStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the search is; seconds are of this invariant alone, `seconds_left` None without a budget."""
+    """How far the search for one invariant is; `seconds_left` is None without a budget."""
 
     name: str
     examples: int
@@ -44,7 +44,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Flaky:
-    """A workload failed and then did not, on a fresh database: no finding, but not nothing either."""
+    """A workload failed and on a fresh database did not: no finding, but not nothing either."""
 
     name: str
     signature: str
@@ -54,7 +54,11 @@ class Flaky:
 
 @dataclass(frozen=True)
 class InvariantFinished:
-    """What came of one invariant. `operations` counts every one executed, reduction included."""
+    """What came of one invariant. `operations` counts every one executed, reduction included.
+
+    `error` says why it could not be judged; `fault` is the failure of the server or the disk that
+    ended the search, and says nothing about the invariant.
+    """
 
     name: str
     status: Status
@@ -64,6 +68,7 @@ class InvariantFinished:
     found: tuple[Found, ...]
     flaky: tuple[Flaky, ...] = ()
     error: str | None = None
+    fault: str | None = None
 
 
 Event = InvariantStarted | Progress | Found | Flaky | InvariantFinished

@@ -85,6 +85,7 @@ class Executor:
         """
         self._finish_reset()
         self._runs += 1
+        self._refresh_before(workload)
         opening: list[Transaction] = [self._tenant(t) for t in workload.tenants]
         known = len(opening)
         if states:
@@ -176,13 +177,23 @@ class Executor:
                 ("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower()))
             )
         transactions: list[Transaction] = [(OPERATOR, queries)] if queries else []
-        for view in sorted(self._stale_views):
-            transactions.append((OPERATOR, [(f"REFRESH MATERIALIZED VIEW {sql.name(view)}", ())]))
-        self._stale_views.clear()
         if self._runs % _VACUUM_EVERY == 0:
             tables = ", ".join(map(sql.name, self._names))
             transactions.append((OPERATOR, [(f"VACUUM {tables}", ())]))
         return transactions
+
+    def _refresh_before(self, workload: Workload) -> None:
+        """Empty what an earlier workload left in views, when this one could read it."""
+        read = any(
+            not isinstance(s, Refresh) and s.relation not in self.catalog.tables
+            for o in workload.operations
+            for s in o.statements
+        )
+        if read and self._stale_views:
+            views = [f"REFRESH MATERIALIZED VIEW {sql.name(v)}" for v in sorted(self._stale_views)]
+            self._cleaner.send([(OPERATOR, [(v, ())]) for v in views])
+            self._finish_reset()
+            self._stale_views.clear()
 
     def _finish_reset(self) -> None:
         for reply in self._cleaner.receive():

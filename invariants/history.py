@@ -1,4 +1,4 @@
-"""What happened: a workload with its outcomes and the committed rows before and after each operation."""
+"""What happened: a workload with its outcomes and the committed rows around each operation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation and what came of it. `before` and `after` are the committed states around it."""
+    """One operation and what came of it, between the committed states `before` and `after`."""
 
     index: int
     operation: Operation

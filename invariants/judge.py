@@ -71,15 +71,13 @@ class Judge:
             self._executors[premise] = scratch, executor
         return self._executors[premise][1]
 
-    def case(self, invariant: Invariant, workload: Workload) -> Case:
-        """Execute the workload and the worlds that the invariant asks for."""
+    def case(self, invariant: Invariant, workload: Workload, *, worlds: bool = True) -> Case:
+        """Execute the workload and, unless told not to, the worlds that the invariant asks for."""
         executor = self.executor(workload.premise)
         history = executor.run(workload)
-        worlds = {
-            name: executor.run(world, states=False)
-            for name, world in invariant.worlds(workload).items()
-        }
-        return Case(self.contract, executor.catalog, history, worlds)
+        asked = invariant.worlds(workload) if worlds else {}
+        histories = {name: executor.run(world, states=False) for name, world in asked.items()}
+        return Case(self.contract, executor.catalog, history, histories)
 
     def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
         """The case of a workload and every violation of the invariant in it."""
@@ -113,10 +111,15 @@ def by_signature(violations: list[Violation]) -> Mapping[str, Violation]:
 Fails = Callable[[Workload], Violation | None]
 
 
-def failing_with(judge: Judge, invariant: Invariant, signature: str) -> Fails:
-    """A predicate: the violation with this signature that a workload shows, if it does."""
+def failing_with(judge: Judge, invariant: Invariant, violation: Violation) -> Fails:
+    """A predicate: the violation of the same signature that a workload shows, if it does.
+
+    Other worlds are only run where the violation is a difference between worlds.
+    """
+    worlds = any(c.kind == "differs" for c in violation.proof)
 
     def fails(workload: Workload) -> Violation | None:
-        return by_signature(judge.violations(invariant, workload)[1]).get(signature)
+        found = invariant.check(judge.case(invariant, workload, worlds=worlds))
+        return by_signature(list(found)).get(str(violation.signature))
 
     return fails

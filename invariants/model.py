@@ -50,6 +50,16 @@ class Expectation:
     erased: str | None = None
 
 
+@dataclass(frozen=True)
+class Disagreement:
+    """A row that is not as expected: with the values `wanted`, or None when it should be gone."""
+
+    table: str
+    key: Key
+    what: str
+    wanted: Mapping[str, Any] | None
+
+
 class _Unspecified(Exception):
     """The contract does not say."""
 
@@ -57,7 +67,7 @@ class _Unspecified(Exception):
 def expect(
     contract: Contract, catalog: Catalog, before: State, operation: Operation
 ) -> Expectation | None:
-    """The expectation for an operation that the contract plainly permits in this state; else None."""
+    """What to expect of an operation that the contract plainly permits in this state, else None."""
     try:
         return _Model(contract, catalog, before, operation).run()
     except _Unspecified:
@@ -301,19 +311,20 @@ class _Model:
 
 def disagreements(
     expectation: Expectation, catalog: Catalog, contract: Contract, after: State
-) -> Iterator[tuple[str, Key, str]]:
-    """Where the committed rows are not as expected: table, key, and what is amiss."""
+) -> Iterator[Disagreement]:
+    """Where the committed rows are not as expected."""
     for (table, key), values in expectation.present.items():
         row = after.find(table, key)
         if row is None:
-            yield table, key, "is missing"
+            yield Disagreement(table, key, "is missing", {})
             continue
         for name, value in values.items():
             if catalog.tables[table].columns[name].type in _PLAIN and row[name] != value:
-                yield table, key, f"has {name} = {row[name]!r} instead of {value!r}"
+                what = f"has {name} = {row[name]!r} instead of {value!r}"
+                yield Disagreement(table, key, what, {name: value})
     for table, key in expectation.absent:
         if after.find(table, key) is not None:
-            yield table, key, "is still there"
+            yield Disagreement(table, key, "is still there", None)
     if expectation.erased is not None:
         for table in (contract.tenancy.root, *contract.tenancy.tables):
             for row in after.rows(table):
@@ -321,7 +332,7 @@ def disagreements(
                     row.key[0] if table == contract.tenancy.root else row[contract.tenancy.column]
                 )
                 if owner == expectation.erased:
-                    yield table, row.key, "is still there"
+                    yield Disagreement(table, row.key, "is still there", None)
 
 
 def _matches(row: Mapping[str, Any], where: Assignments) -> bool:

@@ -1,4 +1,4 @@
-"""A counterexample as text for people: who did what, what the database answered, what was promised."""
+"""A counterexample as text for people: who did what, what the answer was, what was promised."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def outcome(step: Step) -> str:
         source = step.error.constraint or (
             f"{step.error.function}()" if step.error.function else ""
         )
-        return f"refused: {step.error.message} ({step.error.sqlstate}{', ' + source if source else ''})"
+        where = f", {source}" if source else ""
+        return f"refused: {step.error.message} ({step.error.sqlstate}{where})"
     counts = [
         f"{a.count} {'row' if a.count == 1 else 'rows'}"
         for a in step.answers

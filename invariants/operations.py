@@ -298,7 +298,7 @@ def workload_to_json(workload: Workload) -> dict[str, Any]:
 
 
 def workload_from_json(data: dict[str, Any]) -> Workload:
-    """Read what `workload_to_json` wrote. Raises ValueError, KeyError or TypeError when it is not that."""
+    """Read what `workload_to_json` wrote; ValueError, KeyError or TypeError when it is not that."""
     return Workload(
         premise=data["premise"],
         tenants=tuple(

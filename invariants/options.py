@@ -1,10 +1,11 @@
-"""Options, declared once: the command line, pytest and `INVARIANTS_*` variables all read this list."""
+"""Options, declared once: the command line, pytest and `INVARIANTS_*` variables read this list."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ class Profile:
 
 PROFILES: Mapping[str, Profile] = {
     "dev": Profile(300, 60, "a look while you work"),
-    "ci": Profile(1500, 120, "every pull request"),
+    "ci": Profile(1200, 110, "every pull request"),
     "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
     "release": Profile(10_000, 600, "before a release"),
 }
@@ -71,8 +72,8 @@ def seconds(text: str) -> float:
 
 SERVER = Option(
     "server",
-    "where PostgreSQL comes from: auto, container[:TAG], embedded[:MAJOR], or the URL of a server on "
-    "which databases may be created (default: auto)",
+    "where PostgreSQL comes from: auto, container[:TAG], embedded[:MAJOR], or the URL of a server "
+    "on which databases may be created (default: auto)",
     "auto|container|embedded|URL",
     default="auto",
 )
@@ -85,8 +86,8 @@ REVISION = Option(
 )
 APPLY_SQL = Option(
     "apply-sql",
-    "run this script on the migrated schema first, as the superuser: what if we shipped this patch? "
-    "(repeatable)",
+    "run this script on the migrated schema first, as the superuser: what if we shipped this "
+    "patch? (repeatable)",
     "FILE",
     Path,
     default=(),
@@ -167,16 +168,38 @@ class RunOptions(SchemaOptions):
         return self.time_budget or PROFILES[self.profile].seconds
 
 
-def values(options: Sequence[Option], given: Callable[[Option], Any]) -> dict[str, Any]:
+def values(
+    options: Sequence[Option], given: Callable[[Option], Any], *, prefix: str = ""
+) -> dict[str, Any]:
     """Parsed values: what was given, else the environment variable, else the default.
 
     Raises `UsageError` naming the option or the variable.
     """
-    return {o.key: _value(o, given(o)) for o in options}
+    return {o.key: _value(o, given(o), prefix) for o in options}
 
 
-def _value(option: Option, given: Any) -> Any:
-    source = f"--{option.flag}"
+def schema_arguments(options: SchemaOptions) -> str:
+    """What to add to a command so that it meets the same schema, with a space before it, or nothing.
+
+    The server is left out: its URL may hold a password, and any server shows a counterexample.
+    """
+    words = []
+    for option in SCHEMA:
+        value = getattr(options, option.key)
+        if option is not SERVER and value != option.default:
+            for one in value if option.many else (value,):
+                words += [f"--{option.flag}", str(one)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def with_prefix(text: str, prefix: str) -> str:
+    """A message about options of the command line, told in pytest's words."""
+    flags = "|".join(o.flag for o in RUN)
+    return re.sub(rf"(?<![\w-])--({flags})(?![\w-])", rf"--{prefix}\1", text)
+
+
+def _value(option: Option, given: Any, prefix: str) -> Any:
+    source = f"--{prefix}{option.flag}"
     if given is None or given == []:
         text = os.environ.get(option.variable)
         if not text:
@@ -205,10 +228,15 @@ def _parsed(option: Option, source: str, text: Any) -> Any:
 
 def add_to(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
     """Declare options on a command; values stay text, `values` parses them."""
+    declare(parser.add_argument, options)
+
+
+def declare(add: Callable[..., object], options: Sequence[Option], *, prefix: str = "") -> None:
+    """Declare options with argparse's or pytest's way to add one."""
     for option in options:
-        parser.add_argument(
-            f"--{option.flag}",
-            dest=option.key,
+        add(
+            f"--{prefix}{option.flag}",
+            dest=f"{prefix}{option.flag}".replace("-", "_"),
             metavar=option.metavar,
             help=option.help.replace("%", "%%"),
             action="append" if option.many else "store",

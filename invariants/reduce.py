@@ -60,13 +60,19 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Cata
         return fails(candidate)
 
     workload = _without_chunks(workload, attempt)
-    while True:
-        for candidate in _smaller(workload, contract, catalog):
-            if attempt(candidate):
-                workload = candidate
-                break
+    workload = _with_bare_inserts(workload, attempt, catalog)
+    # Round and round, going on where the last step succeeded: what failed just before fails again
+    # more often than not. A whole round without success is the proof that nothing can go.
+    position = failures = 0
+    candidates = list(_smaller(workload, contract, catalog))
+    while failures < len(candidates):
+        position %= len(candidates)
+        if attempt(candidates[position]):
+            workload, failures = candidates[position], 0
+            candidates = list(_smaller(workload, contract, catalog))
         else:
-            return workload
+            position, failures = position + 1, failures + 1
+    return workload
 
 
 def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
@@ -80,6 +86,35 @@ def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
                 workload = candidate
             position = start
         size //= 2
+    return workload
+
+
+def _with_bare_inserts(workload: Workload, attempt: Attempt, catalog: Catalog) -> Workload:
+    """Try each insert with no more columns than the table demands, before going column by column."""
+    for i, operation in enumerate(workload.operations):
+        for j, statement in enumerate(operation.statements):
+            table = catalog.tables.get(statement.relation)
+            if not isinstance(statement, Insert) or table is None:
+                continue
+            demanded = [
+                k
+                for k, c in enumerate(statement.columns)
+                if c in table.primary_key
+                or (table.columns[c].not_null and not table.columns[c].has_default)
+            ]
+            bare = replace(
+                statement,
+                columns=tuple(statement.columns[k] for k in demanded),
+                rows=tuple(tuple(row[k] for k in demanded) for row in statement.rows),
+            )
+            statements = workload.operations[i].statements
+            changed = replace(operation, statements=(*statements[:j], bare, *statements[j + 1 :]))
+            candidate = replace(
+                workload,
+                operations=(*workload.operations[:i], changed, *workload.operations[i + 1 :]),
+            )
+            if attempt(candidate):
+                workload = candidate
     return workload
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from invariants.checks import INVARIANTS, chosen
+from invariants.checks import INVARIANTS, Invariant, chosen
 from invariants.contract import Contract, load
 from invariants.counterexample import Kept, counterexample, ensure_writable
 from invariants.engine import Explorer, Search
@@ -37,9 +37,19 @@ class Report:
     invariants: tuple[InvariantFinished, ...]
 
     @property
+    def fault(self) -> str | None:
+        """What went wrong with the server or the disk, if the run ended early."""
+        return next((i.fault for i in self.invariants if i.fault), None)
+
+    @property
     def exit_status(self) -> int:
-        """1 when an invariant was violated, 3 when one could not be judged, else 0."""
+        """1 when an invariant was violated, 3 when one could not be judged, else 0.
+
+        After a fault of the server it is 3 all the same: what was found before is in the report.
+        """
         statuses = {i.status for i in self.invariants}
+        if self.fault:
+            return EXIT_INFRASTRUCTURE
         if "violated" in statuses:
             return EXIT_VIOLATED
         return EXIT_INFRASTRUCTURE if "error" in statuses else EXIT_HELD
@@ -97,13 +107,17 @@ def run(options: RunOptions, listener: Listener, say: Say) -> Report:
         say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
         explorer = Explorer(environment, contract, listener)
         try:
-            finished = []
+            finished: list[InvariantFinished] = []
             searching = time.monotonic()
             for position, invariant in enumerate(invariants):
                 # What one invariant leaves of its share, the next ones have.
                 left = options.seconds - (time.monotonic() - searching)
-                share = max(1.0, left / (len(invariants) - position))
-                finished.append(explorer.explore(invariant, search_for(options, seed, share)))
+                share = left * invariant.share / sum(i.share for i in invariants[position:])
+                search = search_for(options, seed, max(1.0, share))
+                finished.append(explorer.explore(invariant, search))
+                if fault := finished[-1].fault:
+                    finished += [unsearched(i, fault, listener) for i in invariants[position + 1 :]]
+                    break
         finally:
             explorer.close()
         return Report(
@@ -114,6 +128,15 @@ def run(options: RunOptions, listener: Listener, say: Say) -> Report:
             time.monotonic() - started,
             tuple(finished),
         )
+
+
+def unsearched(invariant: Invariant, fault: str, listener: Listener) -> InvariantFinished:
+    """The result for an invariant that a fault left no chance to search."""
+    finished = InvariantFinished(
+        invariant.name, "error", 0, 0, 0.0, (), error="not searched", fault=fault
+    )
+    listener(finished)
+    return finished
 
 
 @dataclass(frozen=True)

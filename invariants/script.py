@@ -61,7 +61,10 @@ class _Script:
         root = sql.name(self.case.contract.tenancy.root)
         yield "DO $$ BEGIN"
         yield f"  IF EXISTS (SELECT FROM {root}) THEN"
-        yield "    RAISE EXCEPTION 'nothing was done: this database has tenants, and the script needs an empty one';"
+        yield (
+            "    RAISE EXCEPTION 'nothing was done: this database has tenants,"
+            " and the script needs an empty one';"
+        )
         yield "  END IF;"
         yield "END $$;"
         changes = premises.statements(self.workload.premise, self.case.contract, self.case.catalog)
@@ -173,7 +176,7 @@ class _Script:
         ]
 
     def _clean(self) -> Iterator[str]:
-        """Back to the tables as they were: all rows go, those of the untenanted tables come back."""
+        """Back to the tables as they were: all rows go, those of untenanted tables come back."""
         yield ""
         yield "-- Everything back to the start."
         yield "SET session_replication_role = replica;"
@@ -191,8 +194,11 @@ class _Script:
             yield f"DELETE FROM {sql.name(table)};"
             rows = () if tenanted else self.case.history.initial.rows(table)
             for row in rows:
-                data = sql.quote(row.raw.decode())
-                yield f"INSERT INTO {sql.name(table)} SELECT * FROM json_populate_record(NULL::{sql.name(table)}, {data});"
+                target, data = sql.name(table), sql.quote(row.raw.decode())
+                yield (
+                    f"INSERT INTO {target} "
+                    f"SELECT * FROM json_populate_record(NULL::{target}, {data});"
+                )
         yield "SET session_replication_role = DEFAULT;"
         for view in sorted(
             {

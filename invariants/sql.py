@@ -115,7 +115,7 @@ _RESERVED = frozenset(
 
 @lru_cache(maxsize=4096)
 def name(identifier: str) -> str:
-    """A relation, column or role name, quoted where SQL needs it; `schema.table` in its two parts."""
+    """A relation, column or role name, quoted where need be; `schema.table` in its two parts."""
     return ".".join(
         part
         if _PLAIN.match(part) and part not in _RESERVED

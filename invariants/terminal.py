@@ -1,4 +1,4 @@
-"""What a run looks like in a terminal: a line that moves, findings as they come, a table at the end."""
+"""What a run looks like in a terminal: a line that moves, findings as they come, then a table."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PLAIN_EVERY_SECONDS = 10.0
 class Terminal:
     """A listener that writes for people: findings to standard output, progress to standard error.
 
-    `quiet` leaves out progress and stories and keeps the verdicts. Colour and the moving line appear
-    only where the stream is a terminal.
+    `quiet` leaves out progress and stories and keeps the verdicts. Colour and the moving line
+    appear only where the stream is a terminal.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, schema_arguments: str = "") -> None:
+        self.quiet, self.schema_arguments = quiet, schema_arguments
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status = self.err.status("") if self.err.is_terminal and not quiet else None
@@ -153,12 +153,9 @@ class Terminal:
             return
         self.out.print(made.text, markup=False)
         if event.saved:
-            self.out.print(
-                f"Replay    invariants replay {event.saved.json}", style="cyan", markup=False
-            )
-            self.out.print(
-                f"          psql -X -q -d DATABASE -f {event.saved.sql}", style="cyan", markup=False
-            )
+            commands = event.saved.replay_commands(self.schema_arguments)
+            for word, command in zip(("Replay", ""), commands, strict=True):
+                self.out.print(f"{word:<9} {command}", style="cyan", markup=False)
         if self._status:
             self._status.start()
 

@@ -45,7 +45,10 @@ def split(world: World, revenue: int) -> list[int]:
     """Parts that add up to the revenue, or miss it by one cent or by many."""
     shape = world.below(10)
     half = revenue // 2
-    if shape < 3:
+    if revenue == INT_MAX and shape < 6:
+        # One cent more than an integer holds, and still within the tolerance.
+        return [revenue, 1]
+    if shape < 2:
         return [revenue]
     if shape < 5:
         return [revenue, 0]
@@ -100,8 +103,11 @@ def reassign(world: World) -> Operation:
     if known is None:
         return allocate(world)
     role = world.writer("update", TABLE)
-    if world.chance(25):
+    shape = world.below(10)
+    if shape < 2:
         return world.operation(role, tenant, *_rebalance(world, known))
+    if shape < 5:
+        return world.operation(role, tenant, _regroup(world, known))
     column = world.pick(
         (
             "event_id",
@@ -120,26 +126,45 @@ def reassign(world: World) -> Operation:
     return world.operation(role, tenant, Update(TABLE, ((column, value),), (("id", known.id),)))
 
 
-def _rebalance(world: World, known: Known) -> list[Statement]:
-    siblings = [
+def _regroup(world: World, known: Known) -> Update:
+    """The biggest part of a split moved to another model or event: what is left no longer adds up."""
+    biggest = max(_siblings(world, known), key=_amount)
+    assign: tuple[str, Value]
+    if world.chance(70):
+        assign = ("model_version", MODELS[biggest.values["model_version"] == MODELS[0]])
+    else:
+        event = world.reference("attribution_events", known.tenant, hostile=20)
+        assign = ("event_id", event.id if event else None)
+    return Update(TABLE, (assign,), (("id", biggest.id),))
+
+
+def _siblings(world: World, known: Known) -> list[Known]:
+    """The parts of one split, this one among them."""
+    group = ("event_id", "model_version")
+    return [
         k
         for k in world.known[TABLE]
-        if k is not known
-        and k.tenant == known.tenant
-        and (k.values["event_id"], k.values["model_version"])
-        == (known.values["event_id"], known.values["model_version"])
+        if k.tenant == known.tenant and all(k.values[c] == known.values[c] for c in group)
     ]
+
+
+def _amount(row: Known) -> int:
+    amount = row.values["allocated_revenue_cents"]
+    return amount if isinstance(amount, int) else 0
+
+
+def _rebalance(world: World, known: Known) -> list[Statement]:
+    siblings = [k for k in _siblings(world, known) if k is not known]
     other = siblings[-1] if siblings else known
     amount = world.pick((1, 2, 10))
 
     def move(row: Known, cents: int) -> Update:
-        old = row.values["allocated_revenue_cents"]
-        assert isinstance(old, int)
-        new = max(0, min(INT_MAX, old + cents))
+        new = max(0, min(INT_MAX, _amount(row) + cents))
         row.values["allocated_revenue_cents"] = new
         return Update(TABLE, (("allocated_revenue_cents", new),), (("id", row.id),))
 
-    giver, taker = (known, other) if world.chance(50) else (other, known)
+    giver, taker = sorted((known, other), key=_amount, reverse=True)
+    amount = min(amount, _amount(giver))
     return [move(giver, -amount), move(taker, amount)]
 
 

@@ -99,9 +99,13 @@ def probe(world: World) -> Operation:
 
 @operation("refresh", weight=1)
 def refresh(world: World) -> Operation | None:
-    """A refresh of a materialized view, plain or concurrently."""
+    """A refresh of a materialized view, or of all of them, plain or concurrently."""
     views = tuple(world.catalog.materialized_views)
-    return world.maintenance(Refresh(world.pick(views), world.chance(30))) if views else None
+    if not views:
+        return None
+    concurrently = world.chance(30)
+    some = views if world.chance(35) else (world.pick(views),)
+    return world.maintenance(*(Refresh(v, concurrently) for v in some))
 
 
 @operation("repair", weight=1)

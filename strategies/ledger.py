@@ -22,8 +22,8 @@ def posting_row(world: World, tenant: str) -> Values:
         "allocation_id": allocation.id if allocation else world.new_id("attribution_allocations"),
         "revenue_cents": world.pick((0, 1, 100)) if world.chance(8) else amount,
     }
-    if world.chance(20):
-        row["updated_at"] = world.pick(TIMES)
+    if world.chance(25):
+        row["updated_at"] = world.pick((TIMES[0], "1901-01-01 00:00:00+00"))
     if world.chance(20):
         row["is_verified"] = True
         run = world.recent("reconciliation_runs", tenant)

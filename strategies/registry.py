@@ -50,9 +50,7 @@ def rows(table: str) -> Callable[[RowStrategy], RowStrategy]:
 Built = TypeVar("Built", bound=OperationStrategy)
 
 
-def operation(
-    name: str, *, weight: int, tables: tuple[str, ...] = ()
-) -> Callable[[Built], Built]:
+def operation(name: str, *, weight: int, tables: tuple[str, ...] = ()) -> Callable[[Built], Built]:
     """Register an operation strategy, used where the database has all of `tables`.
 
     It returns None when there is nothing to do yet; invariants may give it another weight by name.

@@ -17,7 +17,11 @@ from strategies.registry import Registered, operation_strategies
 from strategies.tenants import tenants
 from strategies.world import Draw, World
 
-LENGTH_MAX = 14
+LENGTH_MAX = 20
+# Refreshing costs more than all the rest of a workload.
+_REFRESH_PERCENT = 15
+_READINGS_PERCENT = 30
+_OPENING = ("ingest", "allocate", "post_to_ledger")
 
 
 def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
@@ -29,10 +33,18 @@ def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
     return found
 
 
+def _build(world: World, available: Mapping[str, Registered], name: str) -> Operation | None:
+    strategy = available.get(name)
+    if strategy is None or any(t not in world.catalog.tables for t in strategy.tables):
+        return None
+    return strategy.build(world)
+
+
 def workloads(
     contract: Contract, catalog: Catalog, invariant: Invariant
 ) -> SearchStrategy[Workload]:
     """Workloads weighted for an invariant, on the schema as migrated or on one of its premises."""
+    available = operation_strategies()
     weighted = kinds(catalog, invariant.focus)
     lengths = st.integers(1, LENGTH_MAX)
     premises = ("", *invariant.premises)
@@ -42,15 +54,20 @@ def workloads(
         world = World(contract, catalog, draw)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
+        if world.chance(50):
+            # Most of what can go wrong needs an event, its allocation and its posting to begin with.
+            made += [o for name in _OPENING if (o := _build(world, available, name)) is not None]
         for _ in range(draw(lengths)):
             world.refill()
             operation = world.pick(weighted).build(world)
             if operation is not None:
                 made.append(operation)
         if invariant.observes:
-            if world.chance(35):
+            if world.chance(_REFRESH_PERCENT):
                 made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
-            made += readings(world)
+                made += readings(world)
+            elif world.chance(_READINGS_PERCENT):
+                made += readings(world)
         return Workload(people, tuple(made), world.pick(premises))
 
     return build()

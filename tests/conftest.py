@@ -20,9 +20,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from invariants.contract import Contract, load
+from invariants.environment import Environment, open_environment
+from invariants.judge import Judge
 from invariants.migrate import Migrations
 from invariants.servers import Server, open_server
 from invariants.servers.base import Content
+from tests.engine import DOCUMENTED, Lab
 
 LOG_VARIABLE = "INVARIANTS_TEST_LOG"
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,3 +267,36 @@ def database_on(conninfo: str, name: str) -> Iterator[str]:
             yield psycopg.conninfo.make_conninfo(conninfo, dbname=name)
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(target))
+
+
+@pytest.fixture(scope="session")
+def documented(fast_folder: Path) -> Iterator[Environment]:
+    """The documented schema, on a server of this test process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
+        environment = open_environment(
+            os.environ.get(SERVER_VARIABLE, "embedded"),
+            Migrations(ROOT / "alembic.ini", DOCUMENTED),
+            say=lambda _: None,
+        )
+    with environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """The contract of the schema in this repository."""
+    return load(ROOT / "invariants.toml")
+
+
+@pytest.fixture(scope="session")
+def judge(documented: Environment, contract: Contract) -> Iterator[Judge]:
+    """A judge on the documented schema."""
+    with Judge(documented, contract) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="session")
+def lab(documented: Environment, contract: Contract) -> Lab:
+    """Altered copies of the documented schema."""
+    return Lab(documented, contract)

@@ -68,7 +68,8 @@ class AllocationSum(Invariant):
         if left:
             guard = f"{guards.firing(rule.table, 'update', case.catalog)}: group left behind"
         elif (total is None or case.tenant_of(total) != group[0]) and key is not None:
-            guard = key.name
+            # Whichever statement made it: the cause is that the key crosses tenants.
+            kind, guard = "reference", key.name
         else:
             guard = guards.firing(relation, kind, case.catalog)
         rows = [r for r in step.after.rows(rule.table) if group_of(case, rule, r) == group]

@@ -32,14 +32,15 @@ class AppendOnly(Invariant):
     name = "append-only"
     promise = "A committed row of an append-only table stays as it is; a repair takes effect."
     premises = (premises.GRANTED, premises.UNTRIGGERED)
+    share = 2
     focus = {
         "ingest": 8,
         "allocate": 6,
-        "post_to_ledger": 10,
+        "post_to_ledger": 14,
         "tamper": 14,
-        "deallocate": 8,
-        "repair": 8,
-        "truncate": 5,
+        "deallocate": 12,
+        "repair": 10,
+        "truncate": 10,
         "reassign": 0,
         "refresh": 0,
         "probe": 0,

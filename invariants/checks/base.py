@@ -101,6 +101,8 @@ class Invariant(ABC):
     focus: ClassVar[Mapping[str, int]] = {}
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
+    # How much of a run's time it needs, compared with others.
+    share: ClassVar[int] = 1
     # Whether every tenant and role reads everything at the end of each workload.
     observes: ClassVar[bool] = False
 

@@ -17,24 +17,30 @@ from invariants.checks.base import (
     Signature,
     Violation,
     changed_proof,
-    exists,
+    key_of,
     reached,
+    row_matches,
     shown,
 )
 from invariants.history import Record, Step
 from invariants.operations import (
     Call,
+    Copy,
     Insert,
     Merge,
     Operation,
     Select,
     Statement,
     Update,
+    Value,
     Workload,
 )
 from invariants.wire import Answer
 
 _VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+# The kind of a violation whose cause is a foreign key, whichever statement made the row.
+_REFERENCE = "reference"
 
 # What one statement came to, as its client sees it: rows, a count, or an SQLSTATE.
 Observation = tuple[object, ...]
@@ -46,13 +52,16 @@ class CrossTenant(Invariant):
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     observes = True
+    share = 3
     focus = {"post_to_ledger": 10, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 
     def worlds(self, workload: Workload) -> Mapping[str, Workload]:
-        """For each tenant that acts among others, the world without those others."""
-        acting = {o.actor.tenant for o in workload.operations}
-        tenants = [t.id for t in workload.tenants if t.id in acting]
-        return {t: workload.without_others(t) for t in tenants} if len(tenants) > 1 else {}
+        """The world without the others, for the tenant that acts last: it can notice the most."""
+        ids = {t.id for t in workload.tenants}
+        acting = [o.actor.tenant for o in workload.operations if o.actor.tenant in ids]
+        if len(set(acting)) < 2 or acting[-1] is None:
+            return {}
+        return {acting[-1]: workload.without_others(acting[-1])}
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Check all four parts."""
@@ -86,7 +95,9 @@ class CrossTenant(Invariant):
             clause = f"{sql.name(column)}::text IS DISTINCT FROM {sql.literal(actor.tenant)}"
             yield Violation(
                 signature=self.signature(
-                    "select", statement.relation, guards.isolating(statement.relation, case.catalog)
+                    statement.kind,
+                    statement.relation,
+                    guards.isolating(statement.relation, case.catalog),
                 ),
                 operation=step.index,
                 summary=f"{actor.role} {_acting_for(actor.tenant)} read {len(foreign)} "
@@ -133,13 +144,13 @@ class CrossTenant(Invariant):
                 if target is None or case.tenant_of(target) == case.tenant_of(row):
                     continue
                 yield Violation(
-                    signature=self.signature(change.effect, change.table, key.name),
+                    signature=self.signature(_REFERENCE, change.table, key.name),
                     operation=step.index,
                     summary=f"a row of {change.table} refers to another tenant's row in {key.target}, "
                     f"through {key.name}",
                     promise="No row refers to a row of another tenant.",
                     proof=(
-                        Condition("state", step.index, exists(case, row)),
+                        Condition("state", step.index, _refers(case, key, row)),
                         Condition("state", step.index, _crosses(case, key, row)),
                     ),
                     evidence=(
@@ -191,11 +202,14 @@ class CrossTenant(Invariant):
             return
 
     def _interfered(self, case: Case, step: Step, world: Step, statement: Statement) -> Signature:
+        if key := _foreign_key_named(case, step, statement):
+            return self.signature(_REFERENCE, statement.relation, key)
         error = step.error or world.error
-        if error is not None:
-            guard = guards.refusing(error, statement, case.catalog)
+        if error is None:
+            guard = guards.spanning(statement, case.contract.tenancy.column, case.catalog)
+            guard = guard or guards.isolating(statement.relation, case.catalog)
         else:
-            guard = guards.isolating(statement.relation, case.catalog)
+            guard = guards.refusing(error, statement, case.catalog)
         return self.signature(statement.kind, statement.relation, guard)
 
 
@@ -238,13 +252,8 @@ def _literals(workload: Workload) -> frozenset[bytes]:
     found = {t.id for t in workload.tenants}
     for operation in workload.operations:
         for statement in operation.statements:
-            match statement:
-                case Insert(_, _, rows, _):
-                    found.update(v for row in rows for v in row if isinstance(v, str))
-                case Update(_, assign, where):
-                    found.update(v for _, v in (*assign, *where) if isinstance(v, str))
-                case Merge(_, _, row, _, _):
-                    found.update(v for v in row if isinstance(v, str))
+            for row in _rows_named(statement):
+                found.update(v for v in row.values() if isinstance(v, str))
     return frozenset(f.encode() for f in found)
 
 
@@ -261,18 +270,34 @@ def _keys_named(case: Case, operation: Operation) -> Iterator[tuple[str, tuple[o
         table = case.catalog.tables.get(statement.relation)
         if table is None or not table.primary_key:
             continue
-        match statement:
-            case Insert(relation, columns, rows, _):
-                sources = [dict(zip(columns, row, strict=True)) for row in rows]
-            case Merge(relation, columns, row, _, _):
-                sources = [dict(zip(columns, row, strict=True))]
-            case Update(relation, assign, _):
-                sources = [dict(assign)]
-            case _:
-                continue
-        for source in sources:
+        for source in _rows_named(statement):
             if all(c in source for c in table.primary_key):
-                yield relation, tuple(source[c] for c in table.primary_key)
+                yield statement.relation, tuple(source[c] for c in table.primary_key)
+
+
+def _foreign_key_named(case: Case, step: Step, statement: Statement) -> str:
+    """The foreign key through which a statement names another tenant's row, if it does."""
+    table = case.catalog.tables.get(statement.relation)
+    for key in table.foreign_keys if table else ():
+        if key.target not in case.contract.tenancy.tables:
+            continue
+        for source in _rows_named(statement):
+            target = step.before.find(key.target, tuple(source.get(c) for c in key.columns))
+            if target is not None and case.tenant_of(target) != step.operation.actor.tenant:
+                return key.name
+    return ""
+
+
+def _rows_named(statement: Statement) -> list[dict[str, Value]]:
+    """The columns a statement writes, row by row."""
+    match statement:
+        case Insert(_, columns, rows) | Copy(_, columns, rows):
+            return [dict(zip(columns, row, strict=True)) for row in rows]
+        case Merge(_, columns, row):
+            return [dict(zip(columns, row, strict=True))]
+        case Update(_, assign):
+            return [dict(assign)]
+    return []
 
 
 def _target(case: Case, step: Step, key: ForeignKey, row: Record) -> Record | None:
@@ -289,6 +314,10 @@ def _target(case: Case, step: Step, key: ForeignKey, row: Record) -> Record | No
         ),
         None,
     )
+
+
+def _refers(case: Case, key: ForeignKey, row: Record) -> str:
+    return row_matches(row.table, key_of(case, row) | {c: row[c] for c in key.columns})
 
 
 def _crosses(case: Case, key: ForeignKey, row: Record) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from invariants.catalog import Catalog
-from invariants.operations import Statement
+from invariants.operations import Copy, Insert, Merge, Statement
 from invariants.wire import ServerError
 
 
@@ -38,6 +38,15 @@ def isolating(relation: str, catalog: Catalog) -> str:
     if not found.row_security:
         return "row security disabled"
     return ",".join(found.policies) or "no policy"
+
+
+def spanning(statement: Statement, tenant: str, catalog: Catalog) -> str:
+    """The unique indexes over all tenants that can keep a row out; empty for what adds no row."""
+    relation = catalog.relations.get(statement.relation)
+    if relation is None or not isinstance(statement, Insert | Merge | Copy):
+        return ""
+    uniques = (u for u in relation.uniques if not u.primary and tenant not in u.columns)
+    return ",".join(u.name for u in uniques)
 
 
 def firing(relation: str, event: str, catalog: Catalog, timing: str = "") -> str:

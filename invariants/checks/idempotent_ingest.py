@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from invariants import sql
 from invariants.checks import guards
@@ -13,10 +13,15 @@ from invariants.checks.base import (
     Invariant,
     Violation,
     changed_proof,
+    row_matches,
     shown,
 )
 from invariants.contract import Idempotency
 from invariants.history import Change, Record, Step
+from invariants.operations import Insert, Value
+
+# Types whose values a server returns as they were sent.
+_PLAIN = ("uuid", "text", "character varying", "integer", "bigint", "smallint")
 
 # The columns of the key and its values.
 Key = tuple[tuple[str, ...], tuple[object, ...]]
@@ -41,8 +46,9 @@ class IdempotentIngest(Invariant):
     }
 
     def check(self, case: Case) -> Iterator[Violation]:
-        """Check redeliveries, and that no key stands twice."""
+        """Check deliveries, first and again, and that no key stands twice."""
         yield from self._redelivered(case)
+        yield from self._swallowed(case)
         for step in case.history.steps:
             for change in step.changes:
                 if change.after is not None:
@@ -101,6 +107,46 @@ class IdempotentIngest(Invariant):
             ),
         )
 
+    def _swallowed(self, case: Case) -> Iterator[Violation]:
+        """A delivery that is accepted although no row of its tenant has its key afterwards."""
+        for step in case.history.steps:
+            if step.operation.delivery is None or not step.committed:
+                continue
+            for statement in step.operation.statements:
+                rule = _rule(case, statement.relation)
+                if rule is None or not isinstance(statement, Insert):
+                    continue
+                for values in statement.rows:
+                    row = dict(zip(statement.columns, values, strict=True))
+                    if _is_lost(case, rule, step, row):
+                        yield self._lost(case, rule, step, statement, row)
+
+    def _lost(
+        self,
+        case: Case,
+        rule: Idempotency,
+        step: Step,
+        statement: Insert,
+        row: Mapping[str, Value],
+    ) -> Violation:
+        key = _key(rule, row)
+        assert key is not None
+        tenant = case.contract.tenancy.column
+        guard = guards.spanning(statement, tenant, case.catalog)
+        guard = guard or guards.firing(rule.table, "insert", case.catalog, "BEFORE")
+        wanted = {tenant: row[tenant], **dict(zip(*key, strict=True))}
+        return Violation(
+            signature=self.signature("insert", rule.table, guard),
+            operation=step.index,
+            summary=f"a delivery into {rule.table} is accepted, and no row of its tenant has its key",
+            promise="One message is one row; the same key in another tenant is another row.",
+            proof=(
+                Condition("accepted", step.index),
+                Condition("state", step.index, f"NOT {row_matches(rule.table, wanted)}"),
+            ),
+            evidence=(Evidence("what was delivered", (wanted,)),),
+        )
+
     def _duplicate(self, case: Case, step: Step, row: Record) -> Iterator[Violation]:
         rule = _rule(case, row.table)
         key = _key(rule, row) if rule else None
@@ -143,10 +189,27 @@ def _rule(case: Case, table: str) -> Idempotency | None:
     return next((r for r in case.contract.idempotency if r.table == table), None)
 
 
-def _key(rule: Idempotency, row: Record) -> Key | None:
+def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]) -> bool:
+    """Whether a row that was accepted is not there, neither by its key nor by its primary key.
+
+    A primary key that somebody has already is another matter: see the contract's accepted channels.
+    """
+    key, tenant = _key(rule, row), row.get(case.contract.tenancy.column)
+    table = case.catalog.tables[rule.table]
+    if key is None or tenant is None or tenant != step.operation.actor.tenant:
+        return False
+    if any(table.columns[c].type not in _PLAIN for c in key[0]):
+        return False
+    taken = tuple(row.get(c) for c in table.primary_key)
+    return step.after.find(rule.table, taken) is None and not any(
+        case.tenant_of(r) == tenant and _key(rule, r) == key for r in step.after.rows(rule.table)
+    )
+
+
+def _key(rule: Idempotency, row: Record | Mapping[str, Value]) -> Key | None:
     """The key of a row: the first whose columns are all set."""
     for columns in rule.keys:
-        values = tuple(row[c] for c in columns)
+        values = tuple(row.get(c) for c in columns)
         if None not in values:
             return columns, values
     return None

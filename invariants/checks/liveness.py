@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from invariants import model, sql
 from invariants.checks import guards
-from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, row_matches
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Violation,
+    row_matches,
+    shown,
+)
 from invariants.history import Step
 from invariants.operations import Select
 
@@ -16,14 +24,16 @@ class Liveness(Invariant):
 
     name = "liveness"
     promise = "What the contract permits is accepted, with the effect it promises."
+    share = 2
     focus = {
         "allocate": 12,
-        "reassign": 8,
+        "reassign": 10,
         "deallocate": 8,
-        "refresh": 6,
-        "probe": 8,
-        "repair": 4,
-        "erase": 2,
+        "reconcile": 8,
+        "refresh": 8,
+        "probe": 10,
+        "repair": 6,
+        "post_to_ledger": 8,
     }
 
     def check(self, case: Case) -> Iterator[Violation]:
@@ -36,28 +46,25 @@ class Liveness(Invariant):
                 yield self._refused(case, step)
                 continue
             yield from self._unread(case, step, expectation)
-            for table, key, what in model.disagreements(
-                expectation, case.catalog, case.contract, step.after
-            ):
-                columns = case.catalog.tables[table].primary_key
-                present = row_matches(table, dict(zip(columns, key, strict=True)))
-                row = step.after.find(table, key)
-                yield Violation(
-                    signature=self.signature(
-                        step.operation.statements[-1].kind, table, "no effect"
-                    ),
-                    operation=step.index,
-                    summary=f"{step.operation.actor.role} is told that it went well, "
-                    f"but a row of {table} {what}",
-                    promise=self.promise,
-                    proof=(
-                        Condition("accepted", step.index),
-                        Condition(
-                            "state", step.index, f"NOT {present}" if row is None else present
-                        ),
-                    ),
-                    evidence=(Evidence("the row", (row.values,) if row else ()),),
-                )
+            for amiss in model.disagreements(expectation, case.catalog, case.contract, step.after):
+                yield self._without_effect(case, step, amiss)
+
+    def _without_effect(self, case: Case, step: Step, amiss: model.Disagreement) -> Violation:
+        columns = case.catalog.tables[amiss.table].primary_key
+        values = dict(zip(columns, amiss.key, strict=True))
+        wanted = row_matches(amiss.table, {**values, **(amiss.wanted or {})})
+        return Violation(
+            signature=self.signature(step.operation.statements[-1].kind, amiss.table, "no effect"),
+            operation=step.index,
+            summary=f"{step.operation.actor.role} is told that it went well, "
+            f"but a row of {amiss.table} {amiss.what}",
+            promise=self.promise,
+            proof=(
+                Condition("accepted", step.index),
+                Condition("state", step.index, wanted if amiss.wanted is None else f"NOT {wanted}"),
+            ),
+            evidence=(Evidence("the row", shown(step.after.find(amiss.table, amiss.key))),),
+        )
 
     def _refused(self, case: Case, step: Step) -> Violation:
         error, statement = step.error, step.failed_statement

@@ -1,0 +1,60 @@
+# Every command sets up .venv itself: make and Python 3.11 or newer are all a machine needs.
+
+ARGS ?=
+# Tests mostly wait for servers to start and stop, so two workers pay even on one core.
+WORKERS ?= 2
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup invariants test lint bench clean
+
+help:
+	@echo 'make invariants   search for violations of the schema (ARGS="--revision documented --seed 7")'
+	@echo 'make test         run the tests (ARGS="-k servers")'
+	@echo 'make lint         check style, format and types'
+	@echo 'make bench        print how fast it is'
+	@echo 'make clean        remove what the commands above made: .venv, caches, artifacts'
+
+setup: $(READY)
+
+# Violations end with status 1, which make announces as an error of its own.
+invariants: $(READY)
+	@status=0; $(BIN)/python -m invariants run --profile ci $(ARGS) || status=$$?; \
+	if [ $$status = 1 ]; then \
+	  echo; echo 'The findings above are the result: the schema breaks promises of invariants.toml.'; \
+	  echo 'Nothing went wrong with the tool; "Error 1" below is how make passes on exit status 1.'; \
+	fi; exit $$status
+
+test: $(READY)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m ruff format --check
+	@$(BIN)/python -m mypy
+
+bench: $(READY)
+	@for name in throughput startup findings; do \
+	  $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build artifacts *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Done again when pyproject.toml changes; a .venv whose Python is gone is made anew.
+$(READY): pyproject.toml
+	@good='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "$$good" 2>/dev/null; then \
+	  for python in $(PYTHONS) ''; do $$python -c "$$good" 2>/dev/null && break; done; \
+	  if [ -z "$$python" ]; then \
+	    echo 'make: no Python 3.11 or newer with venv found (tried: $(PYTHONS)).' >&2; \
+	    echo 'Install one; on Debian and Ubuntu: apt-get install python3 python3-venv' >&2; exit 1; \
+	  fi; \
+	  echo "setting up .venv with $$($$python --version); takes about a minute, once"; \
+	  rm -rf .venv && $$python -m venv .venv || exit; \
+	else echo 'bringing .venv up to date'; fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]' \
+	  >.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,324 @@
+"""Fuzzing throughput over that of a plain psycopg loop which sends the same workloads.
+
+Both sides run in this process, on one server, turn and turn about: the fuzzer searches an invariant
+for some seconds, then the loop sends every workload that it executed, those of further worlds
+included. Operations are counted alike; creating a workload's tenants is part of it on both sides,
+and no operation.
+
+Counted for the fuzzer: all of `Explorer.explore`, that is drawing by Hypothesis, sending, reading
+the committed rows after every operation, the checks, and putting the database back. Findings are
+dropped after the check: what it costs to reduce them depends on the schema.
+
+Counted for the loop: one transaction for each operation and one round trip for each statement
+(BEGIN, role and tenant setting, the statements, COMMIT or ROLLBACK), and fetching what they return.
+Its workloads are ready made, nothing is checked, and the clock stands still while its database is
+put back. psycopg prepares what comes again, as it does by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import RawCursor
+from psycopg.rows import TupleRow
+
+from benchmarks.figures import machine, middle, spread, table
+from invariants import options, sql
+from invariants.checks import Case, Invariant, Violation, chosen
+from invariants.contract import Contract
+from invariants.engine import Explorer, Search
+from invariants.environment import Environment
+from invariants.errors import InvariantsError
+from invariants.events import Event
+from invariants.judge import Judge
+from invariants.operations import OPERATOR, Actor, Copy, Insert, Operation, Refresh, Workload
+from invariants.options import SchemaOptions
+from invariants.run import schema
+
+_NO_LIMIT = 10**9
+
+
+@dataclass
+class Lap:
+    """One side's turn: operations, and the seconds they took by the clock and in this process."""
+
+    operations: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.operations / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of this process for each operation."""
+        return self.cpu_seconds / self.operations * 1e6
+
+    def __add__(self, other: Lap) -> Lap:
+        return Lap(
+            self.operations + other.operations,
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+        )
+
+
+class Recorder(Judge):
+    """A judge that keeps every workload it executes, and drops the verdict after the check."""
+
+    def __init__(self, environment: Environment, contract: Contract) -> None:
+        super().__init__(environment, contract)
+        self.executed: list[Workload] = []
+
+    def case(self, invariant: Invariant, workload: Workload) -> Case:
+        """Execute, and remember what was executed."""
+        case = super().case(invariant, workload)
+        self.executed.append(workload)
+        self.executed += [history.workload for history in case.worlds.values()]
+        return case
+
+    def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
+        """Execute and check, and find nothing."""
+        case, _ = super().violations(invariant, workload)
+        return case, []
+
+
+@dataclass
+class Plain:
+    """The loop: psycopg as everybody uses it, one connection for each database.
+
+    Databases and their cleaning are lent by a judge of the loop's own.
+    """
+
+    judge: Judge
+    contract: Contract
+    _connections: dict[tuple[str, bool], psycopg.Connection[TupleRow]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End the connections."""
+        for connection in self._connections.values():
+            connection.close()
+
+    def run(self, workloads: list[Workload]) -> Lap:
+        """Send workloads, each on a clean database."""
+        lap = Lap()
+        for workload in workloads:
+            # Connections last; making one is not what is measured.
+            self._connection(workload.premise, unset=False)
+            self._connection(workload.premise, unset=True)
+            started, cpu = time.perf_counter(), time.process_time()
+            self._send(workload)
+            lap.seconds += time.perf_counter() - started
+            lap.cpu_seconds += time.process_time() - cpu
+            lap.operations += len(workload.operations)
+            self._clean(workload)
+        return lap
+
+    def _send(self, workload: Workload) -> None:
+        connection = self._connection(workload.premise, unset=False)
+        root = self.contract.tenancy.root
+        for tenant in workload.tenants:
+            connection.execute(*sql.parametrised(Insert(root, tenant.columns, (tenant.row,))))
+        connection.commit()
+        for operation in workload.operations:
+            actor = operation.actor
+            unset = actor.tenant is None and actor.role != OPERATOR
+            self._transaction(self._connection(workload.premise, unset=unset), operation)
+
+    def _transaction(
+        self, connection: psycopg.Connection[TupleRow], operation: Operation
+    ) -> str | None:
+        try:
+            with connection.cursor() as cursor:
+                self._become(cursor, operation.actor)
+                for statement in operation.statements:
+                    query, values = sql.parametrised(statement)
+                    if isinstance(statement, Copy):
+                        with cursor.copy(query) as copy:
+                            for row in statement.rows:
+                                copy.write_row([sql.text(v) for v in row])
+                    else:
+                        cursor.execute(query, values)
+                        if cursor.description:
+                            cursor.fetchall()
+            connection.commit()
+        except psycopg.Error as error:
+            connection.rollback()
+            return error.sqlstate
+        return None
+
+    def _become(self, cursor: psycopg.Cursor[TupleRow], actor: Actor) -> None:
+        role = actor.role or "none"
+        if actor.tenant is None:
+            cursor.execute("SELECT set_config('role', $1, true)", (role,))
+        else:
+            cursor.execute(
+                "SELECT set_config('role', $1, true), set_config($2, $3, true)",
+                (role, self.contract.tenancy.setting, actor.tenant),
+            )
+
+    def _clean(self, workload: Workload) -> None:
+        """Put the database back: a run without states does it, and the next one waits for it."""
+        views = {
+            s.relation for o in workload.operations for s in o.statements if isinstance(s, Refresh)
+        }
+        refresh = tuple(Operation(Actor(OPERATOR), (Refresh(v),)) for v in sorted(views))
+        executor = self.judge.executor(workload.premise)
+        executor.run(Workload((), refresh), states=False)
+        executor.run(Workload((), ()))
+
+    def _connection(self, premise: str, *, unset: bool) -> psycopg.Connection[TupleRow]:
+        """A connection; what has no tenant setting needs one on which none was ever made."""
+        if (premise, unset) not in self._connections:
+            self._connections[premise, unset] = psycopg.connect(
+                self.judge.executor(premise).conninfo,
+                cursor_factory=RawCursor,
+                # Neither side fills the server's log with refusals.
+                options="-c log_min_messages=fatal -c client_min_messages=error",
+            )
+        return self._connections[premise, unset]
+
+
+@dataclass
+class Sides:
+    """One round of one invariant."""
+
+    fuzzer: Lap
+    plain: Lap
+
+    @property
+    def ratio(self) -> float:
+        """Fuzzing throughput over the loop's."""
+        return self.fuzzer.rate / self.plain.rate
+
+
+class Contest:
+    """Both sides on one environment."""
+
+    def __init__(self, environment: Environment, contract: Contract) -> None:
+        self.explorer = Explorer(environment, contract, _silent)
+        self.explorer.judge.close()
+        self.recorder = self.explorer.judge = Recorder(environment, contract)
+        self.lender = Judge(environment, contract)
+        self.plain = Plain(self.lender, contract)
+
+    def close(self) -> None:
+        """Drop all databases."""
+        self.plain.close()
+        self.lender.close()
+        self.explorer.close()
+
+    def round(self, invariant: Invariant, seed: int, seconds: float) -> Sides:
+        """One turn each."""
+        for premise in ("", *invariant.premises):
+            self.recorder.executor(premise)
+            self.lender.executor(premise)
+        self.recorder.executed.clear()
+        before = self.recorder.operations
+        started, cpu = time.perf_counter(), time.process_time()
+        self.explorer.explore(invariant, Search(seed, _NO_LIMIT, seconds))
+        fuzzer = Lap(
+            self.recorder.operations - before,
+            time.perf_counter() - started,
+            time.process_time() - cpu,
+        )
+        return Sides(fuzzer, self.plain.run(self.recorder.executed))
+
+
+def main() -> int:
+    """Run the rounds and print operations per second of both sides."""
+    parser = argparse.ArgumentParser("python -m benchmarks.throughput", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="(default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of fuzzing, by invariant and round (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--invariant", action="append", default=[], metavar="NAME")
+    options.add_to(parser, options.SCHEMA)
+    parser.set_defaults(revision="documented", server="embedded")
+    given = parser.parse_args()
+    try:
+        values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))
+        with schema(SchemaOptions(**values), _ignore) as (environment, contract):
+            server = environment.server
+            print(
+                f"revision {environment.revision} on {server.kind} PostgreSQL {server.version}; "
+                f"{machine()}"
+            )
+            contest = Contest(environment, contract)
+            try:
+                rounds = list(
+                    _rounds(
+                        contest, chosen(given.invariant), given.rounds, given.seed, given.seconds
+                    )
+                )
+            finally:
+                contest.close()
+    except InvariantsError as error:
+        print(f"benchmarks.throughput: {error}", file=sys.stderr)
+        return error.exit_status
+    print(report(rounds))
+    return 0
+
+
+def _rounds(
+    contest: Contest, invariants: tuple[Invariant, ...], rounds: int, seed: int, seconds: float
+) -> Iterator[dict[str, Sides]]:
+    for invariant in invariants:
+        # The first turn fills caches on both sides: plans, ids, Hypothesis's own.
+        contest.round(invariant, seed, min(seconds, 0.3))
+    for number in range(1, rounds + 1):
+        yield {i.name: contest.round(i, seed + number, seconds) for i in invariants}
+
+
+def report(rounds: list[dict[str, Sides]]) -> str:
+    """Operations per second by invariant and overall, the ratio with its range over the rounds."""
+    head = (
+        "operations/s",
+        "operations",
+        "fuzzer",
+        "plain loop",
+        "ratio (min to max)",
+        "own cpu us/op",
+        "plain",
+    )
+    overall = [
+        Sides(
+            sum((s.fuzzer for s in one.values()), Lap()),
+            sum((s.plain for s in one.values()), Lap()),
+        )
+        for one in rounds
+    ]
+    named = {name: [one[name] for one in rounds] for name in rounds[0]}
+    rows = [
+        (
+            name,
+            middle((s.fuzzer.operations for s in sides), 0),
+            middle((s.fuzzer.rate for s in sides), 0),
+            middle((s.plain.rate for s in sides), 0),
+            spread(s.ratio for s in sides),
+            middle((s.fuzzer.cpu_us for s in sides), 0),
+            middle((s.plain.cpu_us for s in sides), 0),
+        )
+        for name, sides in [*named.items(), ("overall", overall)]
+    ]
+    return table(head, rows)
+
+
+def _silent(event: Event) -> None:
+    del event
+
+
+def _ignore(line: str) -> None:
+    del line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

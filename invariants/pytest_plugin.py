@@ -1,0 +1,275 @@
+"""pytest's front door: `pytest -m invariants`, with the options of `invariants run`.
+
+A test asks for the fixture `verdict` with the name of an invariant, and says `assert_held`. One
+environment serves the whole session, under pytest-xdist too: the controller opens it and every
+worker clones scratch databases of its own.
+
+pytest loads this in every run, so it imports what it needs late.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from invariants import options
+from invariants.errors import EXIT_INFRASTRUCTURE, InvariantsError
+from invariants.options import RunOptions
+
+if TYPE_CHECKING:
+    from invariants.contract import Contract
+    from invariants.engine import Explorer
+    from invariants.environment import Environment
+    from invariants.events import Found, InvariantFinished
+
+PREFIX = "invariants-"
+FIXTURE = "verdict"
+# Keys under which controller and worker tell each other things.
+_FROM_CONTROLLER = "invariants"
+_FROM_WORKER = "invariants_stopped"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the search for violations of one invariant came to."""
+
+    finished: InvariantFinished
+    seed: int
+    schema_arguments: str
+
+    def assert_held(self) -> None:
+        """Fail the test with the story of every violation."""
+        __tracebackhide__ = True
+        if self.finished.found:
+            pytest.fail(self._story(), pytrace=False)
+
+    def _story(self) -> str:
+        causes = len(self.finished.found)
+        title = (
+            f"{self.finished.name} violated, {causes} {'cause' if causes == 1 else 'causes'} "
+            f"({self.finished.examples:,} examples, seed {self.seed})"
+        )
+        return "\n\n".join([title, *(self._told(found) for found in self.finished.found)])
+
+    def _told(self, found: Found) -> str:
+        lines = [f"VIOLATED {found.counterexample.signature}", found.counterexample.text]
+        if found.saved:
+            commands = found.saved.replay_commands(self.schema_arguments)
+            lines += [f"{w:<9} {c}" for w, c in zip(("Replay", ""), commands, strict=True)]
+        return "\n".join(lines)
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest) -> Verdict:
+    """Search for violations of the invariant named by the parameter.
+
+    A violation is the test's to report. What could not be judged is an error of this fixture; a
+    server that fails ends the session.
+    """
+    __tracebackhide__ = True
+    fuzzer = request.config.stash[_FUZZER]
+    try:
+        finished = fuzzer.search(request.param, among=_searches(request.session))
+    except InvariantsError as error:
+        fuzzer.stop(error, request.session)
+    if finished.status == "error":
+        reasons = [f"{f.signature}: failed once, not again\n{f.text}" for f in finished.flaky]
+        reasons += [finished.error] if finished.error else []
+        pytest.fail("\n\n".join([f"{request.param} not judged", *reasons]), pytrace=False)
+    return Verdict(finished, fuzzer.seed, options.schema_arguments(fuzzer.options))
+
+
+@dataclass
+class Fuzzer:
+    """The engine as one pytest process uses it: opened when first needed, closed with pytest."""
+
+    config: pytest.Config
+    stopped: InvariantsError | None = None
+    _resources: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def options(self) -> RunOptions:
+        """The options as given to pytest. Raises `UsageError`."""
+        values = options.values(
+            options.RUN,
+            lambda option: self.config.getoption(f"--{PREFIX}{option.flag}"),
+            prefix=PREFIX,
+        )
+        return RunOptions(**values)
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed of the session: the controller's under pytest-xdist."""
+        from invariants.run import new_seed
+
+        if self._given is not None:
+            return int(self._given["seed"])
+        return new_seed() if self.options.seed is None else self.options.seed
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The migrated schema: the controller's under pytest-xdist, else opened here."""
+        return self._opened[0]
+
+    def search(self, name: str, *, among: int) -> InvariantFinished:
+        """Search for violations of one invariant, in its share of the time budget."""
+        from invariants.checks import chosen
+        from invariants.run import search_for
+
+        (invariant,) = chosen([name])
+        share = self.options.seconds / max(1, among)
+        return self._explorer.explore(invariant, search_for(self.options, self.seed, share))
+
+    def handover(self) -> dict[str, Any]:
+        """What a worker needs to use this process's environment."""
+        return {"seed": self.seed, "handle": self.environment.handle()}
+
+    def header(self) -> str:
+        """The run in one line."""
+        chosen = self.options
+        return (
+            f"invariants: server {_without_password(chosen.server)}, revision {chosen.revision}, "
+            f"seed {self.seed}, profile {chosen.profile}"
+        )
+
+    def say(self, line: str) -> None:
+        """A remark, on a line of its own."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self._given is None:
+            reporter.ensure_newline()
+            reporter.write_line(f"invariants: {line}")
+
+    def stop(self, error: InvariantsError, session: pytest.Session | None = None) -> NoReturn:
+        """End the session with the error's line and exit status: this is no violation."""
+        message = options.with_prefix(str(error), PREFIX)
+        output = getattr(self.config, "workeroutput", None)
+        if output is None or session is None:
+            pytest.exit(f"invariants: {message}", error.exit_status)
+        # The end of a worker counts as a crash. The controller ends the session instead.
+        output[_FROM_WORKER] = [message, error.exit_status]
+        session.shouldstop = message
+        pytest.skip(message)
+
+    def close(self) -> None:
+        """Drop and stop everything."""
+        self._resources.close()
+
+    @property
+    def _given(self) -> dict[str, Any] | None:
+        given: dict[str, Any] | None = getattr(self.config, "workerinput", {}).get(_FROM_CONTROLLER)
+        return given
+
+    @cached_property
+    def _opened(self) -> tuple[Environment, Contract]:
+        from invariants.contract import load
+        from invariants.counterexample import ensure_writable
+        from invariants.environment import Environment
+        from invariants.run import schema
+
+        ensure_writable(self.options.artifacts)
+        if self._given is not None:
+            environment = Environment.attach(self._given["handle"])
+            return self._resources.enter_context(environment), load(self.options.contract)
+        opened = self._resources.enter_context(schema(self.options, self.say))
+        self.say(f"schema: revision {opened[0].revision}")
+        return opened
+
+    @cached_property
+    def _explorer(self) -> Explorer:
+        from invariants.engine import Explorer
+
+        explorer = Explorer(*self._opened, lambda event: None)
+        self._resources.callback(explorer.close)
+        return explorer
+
+
+_FUZZER = pytest.StashKey[Fuzzer]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options of `invariants run`, with a prefix."""
+    group = parser.getgroup("invariants", "property-based invariant fuzzer for PostgreSQL")
+    options.declare(group.addoption, options.RUN, prefix=PREFIX)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and what is closed when pytest ends."""
+    config.addinivalue_line(
+        "markers", "invariants: searches for violations of a schema's promises on a real PostgreSQL"
+    )
+    config.stash[_FUZZER] = Fuzzer(config)
+    config.add_cleanup(config.stash[_FUZZER].close)
+    if config.pluginmanager.has_plugin("xdist"):
+        config.pluginmanager.register(_Controller(config.stash[_FUZZER]))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what will be tested, and how to have the same run again."""
+    fuzzer = config.stash[_FUZZER]
+    if not _asked_for(config):
+        return None
+    try:
+        return fuzzer.header()
+    except InvariantsError as error:
+        fuzzer.stop(error)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Open the environment before the first test, where what is said about it can be seen."""
+    fuzzer = session.config.stash[_FUZZER]
+    if session.config.option.collectonly or not _searches(session) or fuzzer._given is not None:
+        return
+    try:
+        fuzzer.environment  # noqa: B018
+    except InvariantsError as error:
+        fuzzer.stop(error)
+
+
+class _Controller:
+    """Hooks of pytest-xdist's controller: it owns the environment that the workers use."""
+
+    def __init__(self, fuzzer: Fuzzer) -> None:
+        self.fuzzer = fuzzer
+        self.stopped: tuple[str, int] | None = None
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Hand the environment to a worker that is about to start."""
+        # Without `-m invariants` nobody knows yet; a worker that needs one then opens its own.
+        if not _asked_for(self.fuzzer.config):
+            return
+        try:
+            node.workerinput[_FROM_CONTROLLER] = self.fuzzer.handover()
+        except InvariantsError as error:
+            self.fuzzer.stop(error)
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Note why a worker stopped."""
+        stopped = getattr(node, "workeroutput", {}).get(_FROM_WORKER)
+        if stopped:
+            self.stopped = tuple(stopped)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Give the session the exit status of the error that stopped it."""
+        if self.stopped:
+            session.exitstatus = self.stopped[1]
+
+
+def _asked_for(config: pytest.Config) -> bool:
+    """Whether `-m` names the invariants; what will be collected is not known yet."""
+    return bool(re.search(r"(?<!\bnot )\binvariants\b", config.option.markexpr))
+
+
+def _searches(session: pytest.Session) -> int:
+    """How many of the tests to run search: they share the time budget."""
+    return sum(FIXTURE in getattr(item, "fixturenames", ()) for item in session.items)
+
+
+def _without_password(server: str) -> str:
+    return "as given" if re.search("[@/=]", server) else server

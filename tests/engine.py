@@ -1,0 +1,279 @@
+"""What the tests of the engine share: handwritten operations, altered schemas, psql."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+from invariants import roles
+from invariants.checks import INVARIANTS, Case, Violation
+from invariants.contract import Contract
+from invariants.counterexample import Counterexample, counterexample
+from invariants.environment import Environment, Scratch
+from invariants.judge import Judge, by_signature
+from invariants.operations import (
+    OPERATOR,
+    Actor,
+    Conflict,
+    Insert,
+    Json,
+    Operation,
+    Statement,
+    Tenant,
+    Value,
+    Workload,
+    ident,
+)
+from invariants.servers.binaries import find_binaries
+
+DOCUMENTED = "202511141311"
+A, B = ident("tenants", 1), ident("tenants", 2)
+UNKNOWN = ident("unknown tenant", 0)
+KEEP_FIRST = Conflict()
+
+
+def of(
+    tenant: str | None, *statements: Statement, role: str = "app_rw", delivery: int | None = None
+) -> Operation:
+    """One transaction of a role for a tenant."""
+    return Operation(Actor(role, tenant), statements, delivery)
+
+
+def maintenance(*statements: Statement) -> Operation:
+    """One transaction of the superuser."""
+    return Operation(Actor(OPERATOR), statements)
+
+
+def workload(*operations: Operation, premise: str = "") -> Workload:
+    """The operations in a world of two tenants, A and B."""
+    people = tuple(Tenant(t, ("id", "name"), (t, f"Tenant {t[-1]}")) for t in (A, B))
+    return Workload(people, operations, premise)
+
+
+def row(table: str, number: int, tenant: str, **values: Value) -> Insert:
+    """INSERT of the `number`th row of a table."""
+    columns = {"id": ident(table, number), "tenant_id": tenant, **values}
+    return Insert(table, tuple(columns), (tuple(columns.values()),))
+
+
+def event(number: int, tenant: str = A, cents: int = 100, **values: Value) -> Insert:
+    """INSERT of an event; its external id is `order-NUMBER` unless given."""
+    filled: dict[str, Value] = {"external_event_id": f"order-{number}", **values}
+    return row(
+        "attribution_events",
+        number,
+        tenant,
+        occurred_at="2024-03-01 00:00:00+00",
+        revenue_cents=cents,
+        raw_payload=Json("{}"),
+        **filled,
+    )
+
+
+def event_id(number: int) -> str:
+    return ident("attribution_events", number)
+
+
+def allocation(
+    number: int, tenant: str = A, *, of_event: int = 1, cents: int = 100, **values: Value
+) -> Insert:
+    """INSERT of an allocation of an event, to `direct` under model m1 unless given."""
+    filled: dict[str, Value] = {"channel_code": "direct", "model_version": "m1", **values}
+    return row(
+        "attribution_allocations",
+        number,
+        tenant,
+        event_id=event_id(of_event),
+        allocated_revenue_cents=cents,
+        **filled,
+    )
+
+
+def allocation_id(number: int) -> str:
+    return ident("attribution_allocations", number)
+
+
+def posting(number: int, tenant: str = A, *, of_allocation: int = 1, cents: int = 100) -> Insert:
+    """INSERT of a ledger row that posts an allocation."""
+    return row(
+        "revenue_ledger",
+        number,
+        tenant,
+        allocation_id=allocation_id(of_allocation),
+        revenue_cents=cents,
+    )
+
+
+def dead_event(number: int, tenant: str = A) -> Insert:
+    """INSERT of an event that could not be read."""
+    return row(
+        "dead_events",
+        number,
+        tenant,
+        source="shopify",
+        error_code="bad_signature",
+        error_detail=Json("{}"),
+        raw_payload=Json("{}"),
+    )
+
+
+def key(table: str, number: int) -> tuple[tuple[str, Value], ...]:
+    """The condition that names the `number`th row of a table."""
+    return (("id", ident(table, number)),)
+
+
+class _Altered(Environment):
+    """Another environment's, with every scratch database changed by SQL first."""
+
+    statements: tuple[str, ...] = ()
+
+    def scratch(self) -> Scratch:
+        made = super().scratch()
+        with psycopg.connect(made.conninfo, autocommit=True) as connection:
+            for statement in self.statements:
+                connection.execute(statement.encode())
+        return made
+
+
+@contextmanager
+def altered(environment: Environment, *statements: str) -> Iterator[Environment]:
+    """An environment whose scratch databases are changed by SQL; roles are put back at the end."""
+    handle = environment.handle()
+    made = _Altered.attach(handle)
+    assert isinstance(made, _Altered)
+    made.statements = statements
+    with psycopg.connect(handle["conninfo"], autocommit=True) as admin:
+        before = roles.snapshot(admin)
+        try:
+            with made:
+                yield made
+        finally:
+            roles.restore(admin, before)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A violation with the execution that showed it."""
+
+    case: Case
+    violation: Violation
+
+    @property
+    def counterexample(self) -> Counterexample:
+        return counterexample(self.case, self.violation)
+
+    @property
+    def rows(self) -> list[Mapping[str, object]]:
+        """The rows that show it."""
+        return [r for e in self.violation.evidence for r in e.rows]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Judges handwritten workloads on altered copies of the documented schema."""
+
+    environment: Environment
+    contract: Contract
+
+    def findings(
+        self, invariant: str, shown: Workload, *changes: str, contract: Contract | None = None
+    ) -> dict[str, Finding]:
+        """What the check finds on the changed schema, by signature without the invariant's name.
+
+        psql must agree about each: its script exits with status 3 on the same schema.
+        """
+        with (
+            altered(self.environment, *changes) as environment,
+            Judge(environment, contract or self.contract) as judge,
+        ):
+            case, violations = judge.violations(INVARIANTS[invariant], shown)
+            found = {
+                signature.removeprefix(f"{invariant}/"): Finding(case, violation)
+                for signature, violation in by_signature(violations).items()
+            }
+            for signature, finding in found.items():
+                done = self.psql(environment, finding.counterexample.script)
+                assert (done.returncode, "violated: " in done.stderr) == (3, True), (
+                    f"{signature}: {done.stdout}{done.stderr}"
+                )
+        return found
+
+    def tells_apart(
+        self,
+        invariant: str,
+        shown: Workload,
+        *,
+        broken: str = "",
+        mended: str = "",
+        contract: Contract | None = None,
+    ) -> dict[str, Finding]:
+        """What is found on the broken schema; on the mended one nothing is, and psql agrees."""
+        found = self.findings(invariant, shown, *filter(None, [broken]), contract=contract)
+        with altered(self.environment, *filter(None, [mended])) as environment:
+            with Judge(environment, self.contract) as judge:
+                _, violations = judge.violations(INVARIANTS[invariant], shown)
+                assert [str(v.signature) for v in violations] == []
+            for finding in found.values():
+                done = self.psql(environment, finding.counterexample.script)
+                assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        return found
+
+    def psql(self, environment: Environment, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script with psql on a fresh database."""
+        scratch = environment.scratch()
+        try:
+            return psql(scratch.conninfo, script)
+        finally:
+            scratch.drop()
+
+
+@cache
+def psql_program() -> str:
+    """The psql of the embedded package, which needs no installation."""
+    return str(find_binaries(18).bin / "psql")
+
+
+def psql(conninfo: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as its first lines tell the user to."""
+    # From a file, not standard input: `\\connect` and COPY data behave differently there.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "script.sql")
+        file.write_text(script)
+        return subprocess.run(
+            [psql_program(), "-X", "-q", "-d", conninfo, "-f", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PGOPTIONS": ""},
+        )
+
+
+def drawn(strategy: SearchStrategy[Workload], count: int, number: int = 0) -> list[Workload]:
+    """The same `count` workloads every time, for a seed."""
+    made: list[Workload] = []
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def draw(one: Workload) -> None:
+        made.append(one)
+
+    draw()
+    return made

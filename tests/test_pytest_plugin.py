@@ -1,0 +1,195 @@
+"""The front door: what `pytest -m invariants` says and leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TempFolder, query
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.usefixtures("cache")
+
+HEAVY = ("alembic", "faker", "hypothesis", "psycopg", "rich", "sqlalchemy", "testcontainers")
+WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+
+ENGINE_REPLACED = """
+from invariants.engine import Explorer
+from invariants.errors import InfrastructureError
+from invariants.events import InvariantFinished
+
+def explore(self, invariant, search):
+    {body}
+
+Explorer.explore = explore
+"""
+
+
+class Session:
+    """A project of its own with the tests of this one, and pytest run in it."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        pytester.makepyfile(
+            test_invariants=(ROOT / "tests/invariants/test_invariants.py").read_text()
+        )
+
+    def arguments(self, *more: str, server: str = "embedded") -> list[str]:
+        return [
+            *("-m", "invariants", "-p", "no:cacheprovider"),
+            f"--invariants-server={server}",
+            f"--invariants-alembic-config={ROOT / 'alembic.ini'}",
+            f"--invariants-contract={ROOT / 'invariants.toml'}",
+            *more,
+        ]
+
+    def run(self, *more: str, server: str = "embedded") -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess(*self.arguments(*more, server=server))
+
+    def replace_engine(self, body: str) -> None:
+        self.pytester.makeconftest(ENGINE_REPLACED.format(body=body))
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Session(pytester)
+
+
+def test_the_plugin_costs_other_test_runs_nothing() -> None:
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, invariants.pytest_plugin; assert not {{*{HEAVY}}} & {{*sys.modules}}",
+        ],
+        check=True,
+    )
+
+
+def test_a_violation_fails_its_test_with_the_story(
+    session: Session, temp_folder: TempFolder
+) -> None:
+    result = session.run(
+        "--invariants-revision=documented",
+        "--invariants-max-examples=150",
+        "--invariants-seed=3",
+        "--invariants-artifacts=kept",
+        "-k",
+        "idempotent-ingest",
+    )
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, deselected=5)
+    result.stdout.fnmatch_lines(
+        [
+            "invariants: server embedded, revision documented, seed 3, profile dev",
+            "invariants: server: embedded PostgreSQL *",
+            "idempotent-ingest violated, * cause* seed 3)",
+            "VIOLATED idempotent-ingest/insert/attribution_events/no key",
+            "*-> 2  app_rw for tenant A, the same message again",
+            "Promised  *",
+            "Replay    invariants replay --revision documented *kept/idempotent*.json",
+            "          psql * -f kept/idempotent*.sql",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    assert list(Path(session.pytester.path, "kept").glob("idempotent*.sql"))
+    temp_folder.assert_empty()
+
+
+def test_workers_share_a_server_and_leave_no_database(session: Session, server_url: str) -> None:
+    before = query(server_url, "SELECT datname FROM pg_database ORDER BY 1")
+    result = session.run(
+        *("-n", "2", "--invariants-max-examples=30", "--invariants-revision=documented"),
+        *("-k", "taxonomy or idempotent-ingest", "--invariants-seed=3"),
+        server=server_url,
+    )
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=1)
+    # Said once: the workers have the controller's.
+    assert result.stdout.str().count("invariants: server: ") == 1
+    assert "seed 3)" in result.stdout.str()
+    assert query(server_url, "SELECT datname FROM pg_database ORDER BY 1") == before
+
+
+@WORKERS
+def test_an_unreachable_server_is_no_violation(session: Session, workers: tuple[str, ...]) -> None:
+    result = session.run(*workers, server="postgresql://me:secret@127.0.0.1:9/x")
+    assert result.ret == 3
+    assert not {"failed", "errors"} & set(result.parseoutcomes())
+    said = result.stdout.str()
+    assert "invariants: server 127.0.0.1:9, database x: " in said
+    assert "secret" not in said
+    assert "Traceback" not in said
+
+
+@WORKERS
+def test_a_server_that_dies_ends_the_session(
+    session: Session, temp_folder: TempFolder, workers: tuple[str, ...]
+) -> None:
+    session.replace_engine('raise InfrastructureError("the server is gone")')
+    result = session.run(*workers)
+    assert result.ret == 3
+    assert not {"passed", "failed", "errors"} & set(result.parseoutcomes())
+    assert "the server is gone" in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+    temp_folder.assert_empty()
+
+
+def test_what_was_not_judged_is_an_error_and_not_a_failure(session: Session) -> None:
+    session.replace_engine(
+        'return InvariantFinished(invariant.name, "error", 1, 1, 1.0, (), (), "nothing learned")'
+    )
+    result = session.run("-k", "taxonomy")
+    assert result.ret == 1
+    result.assert_outcomes(errors=1, deselected=5)
+    result.stdout.fnmatch_lines(["*taxonomy not judged*", "*nothing learned*"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--invariants-revision=nope", "--invariants-revision nope: unknown"),
+        ("--invariants-profile=nope", "--invariants-profile: 'nope' is not known"),
+        ("--invariants-contract=nope.toml", "nope.toml: no such file"),
+    ],
+)
+def test_a_usage_error_ends_the_session(session: Session, argument: str, said: str) -> None:
+    result = session.run(argument)
+    assert result.ret == 2
+    assert not {"passed", "failed", "errors"} & set(result.parseoutcomes())
+    assert f"invariants: {said}" in result.stdout.str()
+
+
+def test_collecting_starts_no_server(session: Session) -> None:
+    result = session.run("--collect-only", "-q", server="postgresql://127.0.0.1:9/x")
+    assert result.ret == 0
+
+
+@WORKERS
+def test_ctrl_c_leaves_nothing(
+    session: Session, temp_folder: TempFolder, workers: tuple[str, ...]
+) -> None:
+    process = session.pytester.popen(
+        [sys.executable, "-m", "pytest", *session.arguments("--invariants-profile=ci", *workers)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    # A test has begun when its file is named; under xdist, when the workers have items.
+    for line in process.stdout:
+        if line.startswith(b"invariants: schema: " if not workers else b"2 workers ["):
+            break
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    # As a terminal does: to every process of the group.
+    subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == signal.SIGINT.value, rest.decode()
+    temp_folder.assert_empty()
