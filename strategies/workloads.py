@@ -19,8 +19,7 @@ from strategies.world import Draw, World
 
 LENGTH_MAX = 20
 # Refreshing costs more than all the rest of a workload.
-_REFRESH_PERCENT = 15
-_READINGS_PERCENT = 30
+_REFRESH_PERCENT = 35
 _OPENING = ("ingest", "allocate", "post_to_ledger")
 
 
@@ -62,12 +61,10 @@ def workloads(
             operation = world.pick(weighted).build(world)
             if operation is not None:
                 made.append(operation)
-        if invariant.observes:
+        if world.chance(invariant.readings_percent):
             if world.chance(_REFRESH_PERCENT):
                 made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
-                made += readings(world)
-            elif world.chance(_READINGS_PERCENT):
-                made += readings(world)
+            made += readings(world)
         return Workload(people, tuple(made), world.pick(premises))
 
     return build()

@@ -103,8 +103,8 @@ class Invariant(ABC):
     premises: ClassVar[tuple[str, ...]] = ()
     # How much of a run's time it needs, compared with others.
     share: ClassVar[int] = 1
-    # Whether every tenant and role reads everything at the end of each workload.
-    observes: ClassVar[bool] = False
+    # In how many of a hundred workloads everything is read at the end, for every tenant and none.
+    readings_percent: ClassVar[int] = 0
 
     def worlds(self, workload: Workload) -> Mapping[str, Workload]:
         """Further workloads whose histories the check needs."""

@@ -51,7 +51,7 @@ class CrossTenant(Invariant):
 
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
-    observes = True
+    readings_percent = 40
     share = 3
     focus = {"post_to_ledger": 10, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 

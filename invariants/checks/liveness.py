@@ -25,6 +25,7 @@ class Liveness(Invariant):
     name = "liveness"
     promise = "What the contract permits is accepted, with the effect it promises."
     share = 2
+    readings_percent = 8
     focus = {
         "allocate": 12,
         "reassign": 10,

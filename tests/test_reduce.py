@@ -1,0 +1,136 @@
+"""What the reducer leaves is 1-minimal: nothing can go, and nothing can go even the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+import strategies
+from invariants.checks import INVARIANTS
+from invariants.contract import Contract
+from invariants.judge import Fails, Judge, by_signature, failing_with
+from invariants.operations import Copy, Delete, Insert, Select, Statement, Update, Workload
+from invariants.reduce import reduce
+from tests.engine import (
+    A,
+    B,
+    Lab,
+    allocation,
+    altered,
+    dead_event,
+    drawn,
+    event,
+    maintenance,
+    of,
+    posting,
+    workload,
+)
+
+# The documented schema keeps its taxonomy.
+VIOLATED = ("cross-tenant", "append-only", "allocation-sum", "idempotent-ingest", "liveness")
+CAUSES = 2
+
+
+@cache
+def _failing(judge: Judge, name: str) -> dict[str, Workload]:
+    """Generated workloads that violate the invariant, one for each of the first causes found."""
+    invariant = INVARIANTS[name]
+    found: dict[str, Workload] = {}
+    generated = strategies.workloads(judge.contract, judge.catalog, invariant)
+    for one in drawn(generated, 80):
+        for signature in by_signature(judge.violations(invariant, one)[1]):
+            found.setdefault(signature, one)
+        if len(found) >= CAUSES:
+            return found
+    raise AssertionError(f"80 workloads showed {len(found)} causes of {name}")
+
+
+def without_one(shown: Workload) -> Iterator[Workload]:
+    """The workload without each of its operations, statements, rows and tenants in turn."""
+    for i, operation in enumerate(shown.operations):
+
+        def put(*instead: object, i: int = i) -> Workload:
+            operations = shown.operations
+            return replace(shown, operations=(*operations[:i], *instead, *operations[i + 1 :]))
+
+        yield put()
+        statements = operation.statements
+        for j, statement in enumerate(statements):
+            if len(statements) > 1:
+                yield put(replace(operation, statements=statements[:j] + statements[j + 1 :]))
+            for smaller in without_one_row(statement):
+                rest = (*statements[:j], smaller, *statements[j + 1 :])
+                yield put(replace(operation, statements=rest))
+    for i in range(len(shown.tenants)):
+        yield replace(shown, tenants=shown.tenants[:i] + shown.tenants[i + 1 :])
+
+
+def without_one_row(statement: Statement) -> Iterator[Statement]:
+    if isinstance(statement, Insert | Copy) and len(statement.rows) > 1:
+        for i in range(len(statement.rows)):
+            yield replace(statement, rows=statement.rows[:i] + statement.rows[i + 1 :])
+
+
+@pytest.mark.parametrize("name", VIOLATED)
+def test_nothing_can_be_left_out(judge: Judge, name: str) -> None:
+    for signature, failing in _failing(judge, name).items():
+        fails = failing_with(judge, INVARIANTS[name], signature)
+        reduced = _reduced(judge, failing, fails)
+        assert fails(reduced) is not None
+        assert len(reduced.operations) <= 4
+        for smaller in without_one(reduced):
+            assert fails(smaller) is None, (signature, smaller)
+
+
+@pytest.mark.parametrize("name", VIOLATED)
+def test_reducing_is_deterministic_and_idempotent(judge: Judge, name: str) -> None:
+    signature, failing = next(iter(_failing(judge, name).items()))
+    fails = failing_with(judge, INVARIANTS[name], signature)
+    reduced = _reduced(judge, failing, fails)
+    assert _reduced(judge, failing, fails) == reduced
+    assert _reduced(judge, reduced, fails) == reduced
+
+
+def _reduced(judge: Judge, failing: Workload, fails: Fails) -> Workload:
+    return reduce(failing, lambda w: fails(w) is not None, judge.contract, judge.catalog)
+
+
+def test_a_long_story_becomes_a_short_one(lab: Lab, contract: Contract) -> None:
+    """What matters is kept, and told as plainly as it can be."""
+    flaw = "ALTER TABLE dead_events DISABLE ROW LEVEL SECURITY"
+    noise = [
+        of(A, event(7, cents=12345), event(8, external_event_id=None, correlation_id=None)),
+        of(A, allocation(3, of_event=7, cents=12345)),
+        of(A, posting(2, of_allocation=3, cents=12345)),
+        maintenance(Update("channel_taxonomy", (("is_active", False),), (("code", "email"),))),
+    ]
+    both = dead_event(5, B)
+    long = workload(
+        *noise,
+        of(B, replace(both, rows=both.rows + dead_event(6, B).rows), event(9, B)),
+        *noise,
+        of(A, Select("attribution_events"), Select("dead_events"), Delete("dead_events")),
+        of(A, Select("dead_events", (("source", "shopify"),)), role="app_ro"),
+    )
+    invariant, signature = (
+        INVARIANTS["cross-tenant"],
+        ("cross-tenant/select/dead_events/row security disabled"),
+    )
+    with altered(lab.environment, flaw) as environment, Judge(environment, contract) as judge:
+        reduced = _reduced(judge, long, failing_with(judge, invariant, signature))
+    made, read = reduced.operations
+    assert made.actor.tenant != read.actor.tenant
+    assert made.actor.role == read.actor.role == "app_rw"
+    (insert,) = made.statements
+    assert isinstance(insert, Insert)
+    assert insert.relation == "dead_events"
+    assert len(insert.rows) == 1
+    # Only what the table demands.
+    assert set(insert.columns) == {
+        "id", "tenant_id", "source", "error_code", "error_detail", "raw_payload"
+    }  # fmt: skip
+    assert read.statements == (Select("dead_events"),)
+    assert reduced.tenants == long.tenants[:2]
