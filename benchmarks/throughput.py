@@ -76,9 +76,9 @@ class Recorder(Judge):
         super().__init__(environment, contract)
         self.executed: list[Workload] = []
 
-    def case(self, invariant: Invariant, workload: Workload) -> Case:
+    def case(self, invariant: Invariant, workload: Workload, *, worlds: bool = True) -> Case:
         """Execute, and remember what was executed."""
-        case = super().case(invariant, workload)
+        case = super().case(invariant, workload, worlds=worlds)
         self.executed.append(workload)
         self.executed += [history.workload for history in case.worlds.values()]
         return case
@@ -164,14 +164,15 @@ class Plain:
             )
 
     def _clean(self, workload: Workload) -> None:
-        """Put the database back: a run without states does it, and the next one waits for it."""
+        """Put the database back; what was refreshed is refreshed once more when it is clean."""
         views = {
             s.relation for o in workload.operations for s in o.statements if isinstance(s, Refresh)
         }
         refresh = tuple(Operation(Actor(OPERATOR), (Refresh(v),)) for v in sorted(views))
         executor = self.judge.executor(workload.premise)
-        executor.run(Workload((), refresh), states=False)
-        executor.run(Workload((), ()))
+        # After a run without states all tables are reset, and the next run waits for it.
+        executor.run(Workload((), ()), states=False)
+        executor.run(Workload((), refresh))
 
     def _connection(self, premise: str, *, unset: bool) -> psycopg.Connection[TupleRow]:
         """A connection; what has no tenant setting needs one on which none was ever made."""

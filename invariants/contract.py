@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,12 @@ class Contract:
     accepted: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def repair_roles(self) -> frozenset[str]:
         """Roles that may change rows of append-only tables."""
         return frozenset(a.repaired_by for a in self.append_only if a.repaired_by)
 
-    @property
+    @cached_property
     def application_roles(self) -> tuple[str, ...]:
         """Roles that act for one tenant at a time, in the order of the file."""
         special = self.repair_roles | {self.tenancy.erased_by}

@@ -110,7 +110,7 @@ class Executor:
     def _segments(
         self, workload: Workload, states: bool, opening: list[Transaction]
     ) -> Iterable[tuple[Wire, list[Transaction] | Operation]]:
-        """Cut the workload where the connection changes; yields lazily, each after the one before."""
+        """Cut the workload where the connection changes; lazily, each after the one before."""
         batch = opening
         tenants = frozenset(t.id for t in workload.tenants)
         for operation in workload.operations:

@@ -66,7 +66,9 @@ class Judge:
             try:
                 executor = self._open(scratch, premise)
             except BaseException:
-                scratch.drop()
+                # Why it failed matters more than that it cannot be dropped either.
+                with suppress(InvariantsError):
+                    scratch.drop()
                 raise
             self._executors[premise] = scratch, executor
         return self._executors[premise][1]

@@ -179,7 +179,7 @@ def values(
 
 
 def schema_arguments(options: SchemaOptions) -> str:
-    """What to add to a command so that it meets the same schema, with a space before it, or nothing.
+    """What to add to a command so that it meets the same schema: nothing, or a space and options.
 
     The server is left out: its URL may hold a password, and any server shows a counterexample.
     """

@@ -10,6 +10,7 @@ pytest loads this in every run, so it imports what it needs late.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from invariants import options
-from invariants.errors import EXIT_INFRASTRUCTURE, InvariantsError
+from invariants.errors import InfrastructureError, InvariantsError
 from invariants.options import RunOptions
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class Verdict:
             f"{self.finished.name} violated, {causes} {'cause' if causes == 1 else 'causes'} "
             f"({self.finished.examples:,} examples, seed {self.seed})"
         )
-        return "\n\n".join([title, *(self._told(found) for found in self.finished.found)])
+        return "\n\n".join([title, *(self._finding(found) for found in self.finished.found)])
 
-    def _told(self, found: Found) -> str:
+    def _finding(self, found: Found) -> str:
         lines = [f"VIOLATED {found.counterexample.signature}", found.counterexample.text]
         if found.saved:
             commands = found.saved.replay_commands(self.schema_arguments)
@@ -74,9 +75,16 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
     __tracebackhide__ = True
     fuzzer = request.config.stash[_FUZZER]
     try:
-        finished = fuzzer.search(request.param, among=_searches(request.session))
+        finished = fuzzer.search(request.param, among=_searched(request.session))
     except InvariantsError as error:
         fuzzer.stop(error, request.session)
+    if finished.fault:
+        fault = InfrastructureError(finished.fault)
+        # What was found before the fault is told by the test; it is the last one.
+        if finished.found:
+            fuzzer.stop_soon(fault, request.session)
+        else:
+            fuzzer.stop(fault, request.session)
     if finished.status == "error":
         reasons = [f"{f.signature}: failed once, not again\n{f.text}" for f in finished.flaky]
         reasons += [finished.error] if finished.error else []
@@ -89,7 +97,8 @@ class Fuzzer:
     """The engine as one pytest process uses it: opened when first needed, closed with pytest."""
 
     config: pytest.Config
-    stopped: InvariantsError | None = None
+    # What pytest is to return, when the session was ended by an error.
+    exit_status: int | None = None
     _resources: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
@@ -116,13 +125,13 @@ class Fuzzer:
         """The migrated schema: the controller's under pytest-xdist, else opened here."""
         return self._opened[0]
 
-    def search(self, name: str, *, among: int) -> InvariantFinished:
-        """Search for violations of one invariant, in its share of the time budget."""
+    def search(self, name: str, *, among: Sequence[str]) -> InvariantFinished:
+        """Search for violations of one invariant, in its share of the time that `among` have."""
         from invariants.checks import chosen
         from invariants.run import search_for
 
         (invariant,) = chosen([name])
-        share = self.options.seconds / max(1, among)
+        share = self.options.seconds * invariant.share / sum(i.share for i in chosen(among))
         return self._explorer.explore(invariant, search_for(self.options, self.seed, share))
 
     def handover(self) -> dict[str, Any]:
@@ -133,7 +142,7 @@ class Fuzzer:
         """The run in one line."""
         chosen = self.options
         return (
-            f"invariants: server {_without_password(chosen.server)}, revision {chosen.revision}, "
+            f"invariants: server {_shown(chosen.server)}, revision {chosen.revision}, "
             f"seed {self.seed}, profile {chosen.profile}"
         )
 
@@ -146,18 +155,26 @@ class Fuzzer:
 
     def stop(self, error: InvariantsError, session: pytest.Session | None = None) -> NoReturn:
         """End the session with the error's line and exit status: this is no violation."""
-        message = options.with_prefix(str(error), PREFIX)
-        output = getattr(self.config, "workeroutput", None)
-        if output is None or session is None:
-            pytest.exit(f"invariants: {message}", error.exit_status)
+        if session is None or not self._is_worker:
+            pytest.exit(_told(error), error.exit_status)
         # The end of a worker counts as a crash. The controller ends the session instead.
-        output[_FROM_WORKER] = [message, error.exit_status]
-        session.shouldstop = message
-        pytest.skip(message)
+        self.stop_soon(error, session)
+        pytest.skip(_told(error))
+
+    def stop_soon(self, error: InvariantsError, session: pytest.Session) -> None:
+        """End the session likewise, after the test that runs."""
+        self.exit_status = error.exit_status
+        session.shouldstop = _told(error)
+        if self._is_worker:
+            self.config.workeroutput[_FROM_WORKER] = error.exit_status  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Drop and stop everything."""
         self._resources.close()
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self.config, "workeroutput")
 
     @property
     def _given(self) -> dict[str, Any] | None:
@@ -183,7 +200,7 @@ class Fuzzer:
     def _explorer(self) -> Explorer:
         from invariants.engine import Explorer
 
-        explorer = Explorer(*self._opened, lambda event: None)
+        explorer = Explorer(*self._opened, lambda _: None)
         self._resources.callback(explorer.close)
         return explorer
 
@@ -223,7 +240,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Open the environment before the first test, where what is said about it can be seen."""
     fuzzer = session.config.stash[_FUZZER]
-    if session.config.option.collectonly or not _searches(session) or fuzzer._given is not None:
+    if session.config.option.collectonly or not _searched(session) or fuzzer._given is not None:
         return
     try:
         fuzzer.environment  # noqa: B018
@@ -231,12 +248,19 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         fuzzer.stop(error)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give the session the exit status of the error that stopped it."""
+    exit_status = session.config.stash[_FUZZER].exit_status
+    if exit_status is not None:
+        session.exitstatus = exit_status
+
+
 class _Controller:
     """Hooks of pytest-xdist's controller: it owns the environment that the workers use."""
 
     def __init__(self, fuzzer: Fuzzer) -> None:
         self.fuzzer = fuzzer
-        self.stopped: tuple[str, int] | None = None
 
     def pytest_configure_node(self, node: Any) -> None:
         """Hand the environment to a worker that is about to start."""
@@ -249,16 +273,14 @@ class _Controller:
             self.fuzzer.stop(error)
 
     def pytest_testnodedown(self, node: Any) -> None:
-        """Note why a worker stopped."""
-        stopped = getattr(node, "workeroutput", {}).get(_FROM_WORKER)
-        if stopped:
-            self.stopped = tuple(stopped)
+        """Note with which exit status a worker ends the session."""
+        status = getattr(node, "workeroutput", {}).get(_FROM_WORKER)
+        if status is not None:
+            self.fuzzer.exit_status = status
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Give the session the exit status of the error that stopped it."""
-        if self.stopped:
-            session.exitstatus = self.stopped[1]
+
+def _told(error: InvariantsError) -> str:
+    return f"invariants: {options.with_prefix(str(error), PREFIX)}"
 
 
 def _asked_for(config: pytest.Config) -> bool:
@@ -266,10 +288,11 @@ def _asked_for(config: pytest.Config) -> bool:
     return bool(re.search(r"(?<!\bnot )\binvariants\b", config.option.markexpr))
 
 
-def _searches(session: pytest.Session) -> int:
-    """How many of the tests to run search: they share the time budget."""
-    return sum(FIXTURE in getattr(item, "fixturenames", ()) for item in session.items)
+def _searched(session: pytest.Session) -> list[str]:
+    """The invariants that the tests to run search for: they share the time budget."""
+    calls = (getattr(item, "callspec", None) for item in session.items)
+    return [call.params[FIXTURE] for call in calls if call and FIXTURE in call.params]
 
 
-def _without_password(server: str) -> str:
+def _shown(server: str) -> str:
     return "as given" if re.search("[@/=]", server) else server

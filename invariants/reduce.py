@@ -48,8 +48,8 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Cata
     """The smallest workload found that still fails; `fails` is asked about every attempt.
 
     Removes operations in ever smaller chunks, then simplifies what is left until no single step
-    makes it smaller. Primary keys stay: without them the server would choose, and every replay would
-    be another. `workload` itself is taken to fail.
+    makes it smaller. Primary keys stay: without them the server would choose, and every replay
+    would be another. `workload` itself is taken to fail.
     """
     tried: set[Workload] = {workload}
 
@@ -90,7 +90,7 @@ def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
 
 
 def _with_bare_inserts(workload: Workload, attempt: Attempt, catalog: Catalog) -> Workload:
-    """Try each insert with no more columns than the table demands, before going column by column."""
+    """Try each insert with no more columns than the table demands, before going one by one."""
     for i, operation in enumerate(workload.operations):
         for j, statement in enumerate(operation.statements):
             table = catalog.tables.get(statement.relation)

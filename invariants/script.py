@@ -6,6 +6,7 @@ raises when the violation is there: psql then exits with status 3, and with 0 wh
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Sequence
 
 from invariants import premises, sql
@@ -13,6 +14,7 @@ from invariants.checks.base import Case, Condition, Violation
 from invariants.narrate import outcome
 from invariants.operations import (
     OPERATOR,
+    Call,
     Copy,
     Insert,
     Operation,
@@ -130,9 +132,12 @@ class _Script:
         yield from self._states(index, prefix)
 
     def _statement(self, statement: Statement) -> Iterator[str]:
-        yield f"{sql.spelled(statement)};"
         if isinstance(statement, Copy):
-            yield sql.copy_data(statement.rows) + "\\."
+            # Not inline: after a refusal psql would take the data for SQL.
+            target = sql.spelled(statement).removeprefix("COPY ").removesuffix(" FROM STDIN")
+            yield f"\\copy {target} FROM PROGRAM '{_printing(sql.copy_data(statement.rows))}'"
+        else:
+            yield f"{sql.spelled(statement)};"
 
     def _states(self, index: int, prefix: str) -> Iterator[str]:
         if prefix:
@@ -143,13 +148,16 @@ class _Script:
 
     def _answer(self, statement: Statement, variable: str) -> Iterator[str]:
         """Keep what the statement returned, as text that two runs of the same world agree on."""
-        if not isinstance(statement, Select):
+        if not isinstance(statement, Select | Call):
             yield f"\\set {variable} :ROW_COUNT"
             return
-        columns = sql.names(tuple(self._stable(statement.relation)))
-        clause = sql.spelled(statement).partition(" WHERE ")
-        where = f" WHERE {clause[2]}" if clause[1] else ""
-        source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"
+        if isinstance(statement, Call):
+            source = f"({sql.spelled(statement)}) q"
+        else:
+            columns = sql.names(tuple(self._stable(statement.relation)))
+            clause = sql.spelled(statement).partition(" WHERE ")
+            where = f" WHERE {clause[2]}" if clause[1] else ""
+            source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"
         yield f"\\set {variable} ''"
         yield (
             "SELECT count(*) || ' ' || coalesce(string_agg(q::text, ' ' ORDER BY q::text), '') "
@@ -239,3 +247,14 @@ class _Script:
                 alone = f":'alone_op{condition.operation + 1}'::boolean"
                 return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
         return f":'c{position}'::boolean"
+
+
+def _printing(text: str) -> str:
+    """A shell command that prints the text; everything a shell could misread is in octal."""
+    printed = "".join(
+        chr(byte) if chr(byte) in _SAFE else f"\\{byte:03o}" for byte in text.encode()
+    )
+    return f'printf -- "{printed}"'
+
+
+_SAFE = frozenset(string.ascii_letters + string.digits + " -_.,:")

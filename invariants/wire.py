@@ -1,8 +1,8 @@
 """A connection that sends many transactions at once and reads every answer afterwards.
 
 psycopg's own pipeline mode costs a round of Python per statement; this speaks to libpq through
-`psycopg.pq`. Between two syncs all statements are one implicit transaction, as if sent between BEGIN
-and COMMIT, so deferred constraints fire where they do in production.
+`psycopg.pq`. Between two syncs all statements are one implicit transaction, as if sent between
+BEGIN and COMMIT, so deferred constraints fire where they do in production.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from invariants.errors import InfrastructureError
 Parameters = tuple[str | None, ...]
 Query = tuple[str, Parameters]
 
-# A plan key and the statements. The key keeps one prepared statement for each role: a plan made under
-# one role's row security is thrown away when another role runs it. None: plan anew, as a fresh session
-# would; a tenant setting that cannot be read may fail in the planner already.
+# A plan key and the statements. The key keeps one prepared statement for each role: a plan made
+# under one role's row security is thrown away when another role runs it. None: plan anew, as a
+# fresh session would; a tenant setting that cannot be read may fail in the planner already.
 Transaction = tuple[str | None, Sequence[Query]]
 
 # Server conditions that say nothing about the schema: connection, resources, shutdown, system.
@@ -52,7 +52,7 @@ class ServerError:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one statement returned. `count` is the rows changed or returned, None when not counted."""
+    """What one statement returned. `count` is of rows changed or returned, None if not counted."""
 
     count: int | None = None
     columns: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one transaction came to: an answer for each statement that ran, and the error if refused."""
+    """What one transaction came to: an answer for each statement that ran, the error if refused."""
 
     answers: tuple[Answer, ...]
     error: ServerError | None = None
@@ -175,7 +175,7 @@ class Wire:
             self._pg.send_query_prepared(prepared, _encoded(values))
 
     def _drain(self) -> None:
-        """Send all that is buffered, reading meanwhile: else both sides could wait on full buffers."""
+        """Send all that is buffered, reading meanwhile: both sides could wait on full buffers."""
         pg = self._pg
         while pg.flush():
             self._poll.register(pg.socket, select.POLLIN | select.POLLOUT)

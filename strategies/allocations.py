@@ -127,7 +127,7 @@ def reassign(world: World) -> Operation:
 
 
 def _regroup(world: World, known: Known) -> Update:
-    """The biggest part of a split moved to another model or event: what is left no longer adds up."""
+    """The biggest part of a split moved to another model or event: the rest no longer adds up."""
     biggest = max(_siblings(world, known), key=_amount)
     assign: tuple[str, Value]
     if world.chance(70):

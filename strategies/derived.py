@@ -1,4 +1,4 @@
-"""Rows for tables nobody wrote a strategy for, and values for any column, from the catalog alone."""
+"""Rows for tables nobody wrote a strategy for and values for any column, from the catalog alone."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TABLE = "revenue_ledger"
 
 @rows(TABLE)
 def posting_row(world: World, tenant: str) -> Values:
-    """A posting of a recent allocation, for its amount; some carry an old date or a wrong amount."""
+    """A posting of a recent allocation, for its amount; some have an old date or a wrong amount."""
     allocation = world.reference("attribution_allocations", tenant, hostile=12)
     amount = allocation.values["allocated_revenue_cents"] if allocation else 0
     row: Values = {

@@ -1,7 +1,7 @@
 """Where strategies are registered: rows by table, operations by name.
 
-A user adds a table by writing one row strategy; everything else (inserts, updates, tampering, copies,
-merges, probes) is derived from it and from the catalog.
+A user adds a table by writing one row strategy; everything else (inserts, updates, tampering,
+copies, merges, probes) is derived from it and from the catalog.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OPERATIONS: dict[str, Registered] = {}
 
 
 def rows(table: str) -> Callable[[RowStrategy], RowStrategy]:
-    """Register a row strategy: called with the world and a tenant, it gives the columns of a new row.
+    """Register a row strategy: given the world and a tenant, it makes the columns of a new row.
 
     It may draw through the world and return a dict, or return a Hypothesis strategy of dicts.
     """
@@ -74,7 +74,7 @@ def operation_strategies() -> Mapping[str, Registered]:
 
 
 def new_row(world: World, table: str, tenant: str) -> Values:
-    """A new row for a table and tenant, hand-written or derived, remembered for later references."""
+    """A new row for a table and tenant, handwritten or derived, remembered for later references."""
     from strategies.derived import derived_row
 
     strategy = _ROWS.get(table)

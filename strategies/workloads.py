@@ -1,4 +1,4 @@
-"""Workloads: tenants, then operations drawn from everything registered, weighted for an invariant."""
+"""Workloads: tenants, then operations drawn from all registered, weighted for an invariant."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def workloads(
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
         if world.chance(50):
-            # Most of what can go wrong needs an event, its allocation and its posting to begin with.
+            # Most of what can go wrong needs an event, its allocation and its posting first.
             made += [o for name in _OPENING if (o := _build(world, available, name)) is not None]
         for _ in range(draw(lengths)):
             world.refill()

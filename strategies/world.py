@@ -107,7 +107,7 @@ class World:
         return self.pick(self.contract.application_roles)
 
     def any_setting(self) -> str | None:
-        """A tenant setting of every kind: a tenant, none, an empty one, a malformed one, an unknown."""
+        """A tenant setting of any kind: a tenant, none, an empty, a malformed, an unknown one."""
         choices: list[str | None] = [
             *self.tenants,
             *self.tenants,

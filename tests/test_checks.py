@@ -219,12 +219,15 @@ class TestCrossTenant:
 
     def test_copying_rows_in_for_another_tenant(self, lab: Lab) -> None:
         made = dead_event(1, B)
+        odd = '-it\'s "$1" `a` \\ %s \t\nÜ'
+        values = tuple(odd if v == "shopify" else v for v in made.rows[0])
         found = lab.tells_apart(
             self.name,
-            workload(of(A, Copy(made.relation, made.columns, made.rows))),
+            workload(of(A, Copy(made.relation, made.columns, (values,)))),
             broken="ALTER TABLE dead_events DISABLE ROW LEVEL SECURITY",
         )
         assert set(found) == {"insert/dead_events/row security disabled"}
+        assert found.popitem()[1].rows[0]["source"] == odd
 
     def test_removing_another_tenants_row(self, lab: Lab) -> None:
         shown = workload(of(B, dead_event(1, B)), of(A, Delete("dead_events")))
@@ -490,6 +493,14 @@ class TestAppendOnly:
         shown = workload(of(A, event(1)), repair, premise=GRANTED)
         found = lab.tells_apart(self.name, shown, mended=self.REPAIRING)
         assert set(found) == {f"{how}/attribution_events/trg_events_prevent_mutation"}
+
+    def test_a_repair_that_changes_nothing_is_no_violation(self, lab: Lab) -> None:
+        """What a row has already may be spelled another way."""
+        same = Update("attribution_events", (("occurred_at", "2024-03-01 00:00:00+00"),))
+        also = Update("attribution_events", (("revenue_cents", 100),))
+        repairs = (of(A, s, role="migration_owner") for s in (same, also))
+        shown = workload(of(A, event(1)), *repairs, premise=GRANTED)
+        assert lab.findings(self.name, shown, self.REPAIRING) == {}
 
     def test_a_repair_and_an_erasure_are_no_violation(self, lab: Lab) -> None:
         grants = "GRANT SELECT, DELETE ON tenants TO migration_owner;" + self.REPAIRING

@@ -84,7 +84,7 @@ def test_a_wrong_value_is_named_with_what_is_right(key: str, value: str, said: s
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVARIANTS_PROFILE", "fast")
-    with pytest.raises(UsageError, match="^INVARIANTS_PROFILE: 'fast' is not known"):
+    with pytest.raises(UsageError, match=r"^INVARIANTS_PROFILE: 'fast' is not known"):
         parsed()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +20,11 @@ HEAVY = ("alembic", "faker", "hypothesis", "psycopg", "rich", "sqlalchemy", "tes
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 
 ENGINE_REPLACED = """
+from types import SimpleNamespace
 from invariants.engine import Explorer
-from invariants.errors import InfrastructureError
-from invariants.events import InvariantFinished
+from invariants.events import Found, InvariantFinished
+
+GONE = "the server is gone"
 
 def explore(self, invariant, search):
     {body}
@@ -52,6 +56,11 @@ class Session:
 
     def replace_engine(self, body: str) -> None:
         self.pytester.makeconftest(ENGINE_REPLACED.format(body=body))
+
+
+def tallied(result: pytest.RunResult) -> list[str]:
+    """Tests that pytest counts as judged or broken."""
+    return re.findall(r"\d+ (?:passed|failed|errors?)\b", result.stdout.str())
 
 
 @pytest.fixture
@@ -121,7 +130,7 @@ def test_workers_share_a_server_and_leave_no_database(session: Session, server_u
 def test_an_unreachable_server_is_no_violation(session: Session, workers: tuple[str, ...]) -> None:
     result = session.run(*workers, server="postgresql://me:secret@127.0.0.1:9/x")
     assert result.ret == 3
-    assert not {"failed", "errors"} & set(result.parseoutcomes())
+    assert tallied(result) == []
     said = result.stdout.str()
     assert "invariants: server 127.0.0.1:9, database x: " in said
     assert "secret" not in said
@@ -132,13 +141,26 @@ def test_an_unreachable_server_is_no_violation(session: Session, workers: tuple[
 def test_a_server_that_dies_ends_the_session(
     session: Session, temp_folder: TempFolder, workers: tuple[str, ...]
 ) -> None:
-    session.replace_engine('raise InfrastructureError("the server is gone")')
+    session.replace_engine(
+        'return InvariantFinished(invariant.name, "error", 1, 1, 1.0, (), fault=GONE)'
+    )
     result = session.run(*workers)
     assert result.ret == 3
-    assert not {"passed", "failed", "errors"} & set(result.parseoutcomes())
+    assert tallied(result) == []
     assert "the server is gone" in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
     temp_folder.assert_empty()
+
+
+def test_what_was_found_before_the_server_died_is_told(session: Session) -> None:
+    session.replace_engine(
+        'found = Found(invariant.name, SimpleNamespace(signature="a/b", text="a story"), None);'
+        'return InvariantFinished(invariant.name, "violated", 1, 1, 1.0, (found,), fault=GONE)'
+    )
+    result = session.run()
+    assert result.ret == 3
+    assert tallied(result) == ["1 failed"]
+    result.stdout.fnmatch_lines(["VIOLATED a/b", "a story", "*the server is gone*"])
 
 
 def test_what_was_not_judged_is_an_error_and_not_a_failure(session: Session) -> None:
@@ -162,7 +184,7 @@ def test_what_was_not_judged_is_an_error_and_not_a_failure(session: Session) -> 
 def test_a_usage_error_ends_the_session(session: Session, argument: str, said: str) -> None:
     result = session.run(argument)
     assert result.ret == 2
-    assert not {"passed", "failed", "errors"} & set(result.parseoutcomes())
+    assert tallied(result) == []
     assert f"invariants: {said}" in result.stdout.str()
 
 
@@ -177,19 +199,24 @@ def test_ctrl_c_leaves_nothing(
 ) -> None:
     process = session.pytester.popen(
         [sys.executable, "-m", "pytest", *session.arguments("--invariants-profile=ci", *workers)],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     assert process.stdout is not None
-    # A test has begun when its file is named; under xdist, when the workers have items.
-    for line in process.stdout:
-        if line.startswith(b"invariants: schema: " if not workers else b"2 workers ["):
-            break
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1.5)
-    # As a terminal does: to every process of the group.
-    subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == signal.SIGINT.value, rest.decode()
+    try:
+        # Under xdist the schema is ready before the workers are.
+        for line in process.stdout:
+            if line.startswith(b"2 workers [" if workers else b"invariants: schema: "):
+                break
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        # As a terminal does: to every process of the group.
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, rest.decode()
     temp_folder.assert_empty()

@@ -38,7 +38,10 @@ INVARIANTS: Mapping[str, Invariant] = {
 
 
 def chosen(names: Sequence[str]) -> tuple[Invariant, ...]:
-    """The invariants of these names, all when there are none. Raises `UsageError` for an unknown one."""
+    """The invariants of these names, all when there are none.
+
+    Raises `UsageError` for an unknown one.
+    """
     for name in names:
         if name not in INVARIANTS:
             raise UsageError(

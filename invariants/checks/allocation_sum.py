@@ -133,8 +133,11 @@ def _unbalanced(case: Case, rule: Sum, group: Group) -> str:
     key: Mapping[str, Any] = dict(zip(columns, group, strict=True))
     where = " AND ".join(f"{sql.name(c)} = {sql.literal(v)}" for c, v in key.items())
     total_key = case.catalog.tables[rule.total_table].primary_key[0]
+    total = (
+        f"SELECT {sql.name(rule.total_column)} FROM {sql.name(rule.total_table)} "
+        f"WHERE {sql.name(total_key)} = {sql.literal(key[rule.total_key])}"
+    )
     return (
-        f"(SELECT count(*) > 0 AND abs(sum({sql.name(rule.amount)}) - (SELECT {sql.name(rule.total_column)} "
-        f"FROM {sql.name(rule.total_table)} WHERE {sql.name(total_key)} = {sql.literal(key[rule.total_key])})) "
+        f"(SELECT count(*) > 0 AND abs(sum({sql.name(rule.amount)}) - ({total})) "
         f"> {rule.tolerance} FROM {sql.name(rule.table)} WHERE {where})"
     )

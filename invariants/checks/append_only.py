@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from invariants import premises
 from invariants.checks import guards
 from invariants.checks.base import (
+    COMPARABLE,
     Case,
     Condition,
     Evidence,
@@ -97,8 +98,11 @@ class AppendOnly(Invariant):
         for row in _aimed_at(case, step, statement):
             after = step.after.find(table, row.key)
             if isinstance(statement, Update):
+                columns = case.catalog.tables[table].columns
                 wanted = {
-                    c: v for c, v in statement.assign if isinstance(v, int | str) and row[c] != v
+                    c: v
+                    for c, v in statement.assign
+                    if isinstance(v, int | str) and columns[c].type in COMPARABLE and row[c] != v
                 }
                 done = not wanted or (after is not None and any(after[c] != row[c] for c in wanted))
             else:
@@ -119,8 +123,8 @@ class AppendOnly(Invariant):
                     guards.firing(table, statement.kind, case.catalog, "BEFORE"),
                 ),
                 operation=step.index,
-                summary=f"{step.operation.actor.role} repairs a row of {table}, is told that it went well, "
-                "and the row is as it was",
+                summary=f"{step.operation.actor.role} repairs a row of {table}, is told that it "
+                "went well, and the row is as it was",
                 promise="A repair by the repair role that reports success changed the row.",
                 proof=(
                     Condition("accepted", step.index),
@@ -136,7 +140,7 @@ class AppendOnly(Invariant):
 
 
 def _aimed_at(case: Case, step: Step, statement: Update | Delete) -> Iterator[Record]:
-    """Rows of the actor's tenant that the statement names by columns whose values compare as they are."""
+    """Rows of the actor's tenant that the statement names, by columns that compare as they are."""
     tenant = step.operation.actor.tenant
     for row in step.before.rows(statement.relation):
         if case.tenant_of(row) == tenant and all(row.get(c) == v for c, v in statement.where):

@@ -17,6 +17,9 @@ from invariants.contract import Contract
 from invariants.history import Change, History, Record, Step
 from invariants.operations import Json, Value, Workload
 
+# Types whose values come back as they were sent; a time, say, comes back spelled another way.
+COMPARABLE = ("uuid", "text", "character varying", "integer", "bigint", "smallint", "boolean")
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -36,9 +39,9 @@ class Condition:
     """One fact of a violation, in a form that psql can test.
 
     refused, accepted: what the server said to the operation. `state`: an SQL condition that the
-    superuser evaluates once the operation is over. `seen`: an SQL condition that the actor evaluates
-    at the end of the operation's transaction. `differs`: the operation's answer is another one
-    when the other tenants do nothing.
+    superuser evaluates once the operation is over. `seen`: an SQL condition that the actor
+    evaluates at the end of the operation's transaction. `differs`: the operation's answer is
+    another one when the other tenants do nothing.
     """
 
     kind: Literal["refused", "accepted", "state", "seen", "differs"]
@@ -68,7 +71,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Case:
-    """All a check may look at. `worlds` holds the histories it asked for, by the name it gave them."""
+    """All a check may look at. `worlds` holds the histories it asked for, by its name for them."""
 
     contract: Contract
     catalog: Catalog

@@ -102,7 +102,8 @@ class CrossTenant(Invariant):
                 operation=step.index,
                 summary=f"{actor.role} {_acting_for(actor.tenant)} read {len(foreign)} "
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
-                promise="An actor never receives another tenant's data, and without a tenant sees nothing.",
+                promise="An actor never receives another tenant's data, "
+                "and without a tenant sees nothing.",
                 proof=(
                     Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})"),
                 ),
@@ -146,8 +147,8 @@ class CrossTenant(Invariant):
                 yield Violation(
                     signature=self.signature(_REFERENCE, change.table, key.name),
                     operation=step.index,
-                    summary=f"a row of {change.table} refers to another tenant's row in {key.target}, "
-                    f"through {key.name}",
+                    summary=f"a row of {change.table} refers to another tenant's row "
+                    f"in {key.target}, through {key.name}",
                     promise="No row refers to a row of another tenant.",
                     proof=(
                         Condition("state", step.index, _refers(case, key, row)),
@@ -190,8 +191,8 @@ class CrossTenant(Invariant):
             yield Violation(
                 signature=self._interfered(case, step, world, statement),
                 operation=step.index,
-                summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer from "
-                f"{statement.relation} because of what other tenants did",
+                summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer "
+                f"from {statement.relation} because of what other tenants did",
                 promise="What a tenant observes does not depend on what other tenants do.",
                 proof=(Condition("differs", step.index, tenant),),
                 evidence=(

@@ -1,4 +1,4 @@
-"""Names the guard concerned: the policy, trigger, constraint or privilege that acted or is missing."""
+"""Names the guard concerned: policy, trigger, constraint or privilege that acted or is missing."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from invariants import sql
 from invariants.checks import guards
 from invariants.checks.base import (
+    COMPARABLE,
     Case,
     Condition,
     Evidence,
@@ -20,15 +21,12 @@ from invariants.contract import Idempotency
 from invariants.history import Change, Record, Step
 from invariants.operations import Insert, Value
 
-# Types whose values a server returns as they were sent.
-_PLAIN = ("uuid", "text", "character varying", "integer", "bigint", "smallint")
-
 # The columns of the key and its values.
 Key = tuple[tuple[str, ...], tuple[object, ...]]
 
 
 class IdempotentIngest(Invariant):
-    """One row for one message, the first write wins; the same key in another tenant is another row."""
+    """One row for one message, first write wins; the same key in another tenant is another row."""
 
     name = "idempotent-ingest"
     promise = (
@@ -81,7 +79,8 @@ class IdempotentIngest(Invariant):
                 "insert", statement.relation, guards.refusing(step.error, statement, case.catalog)
             ),
             operation=step.index,
-            summary=f"the second delivery into {statement.relation} is refused: {step.error.message}",
+            summary=f"the second delivery into {statement.relation} is refused: "
+            f"{step.error.message}",
             promise="Sending an ingest again gives the client no error.",
             proof=(Condition("accepted", earlier.index), Condition("refused", step.index)),
         )
@@ -95,8 +94,10 @@ class IdempotentIngest(Invariant):
         return Violation(
             signature=self.signature(change.effect, change.table, guard),
             operation=step.index,
-            summary=f"the second delivery of a message {_DONE[change.effect]} a row of {change.table}",
-            promise="Sending an ingest again leaves the state as it was: one row, the first write wins.",
+            summary=f"the second delivery of a message {_DONE[change.effect]} "
+            f"a row of {change.table}",
+            promise="Sending an ingest again leaves the state as it was: one row, "
+            "the first write wins.",
             proof=(Condition("accepted", earlier.index), *changed_proof(case, step, change)),
             evidence=(
                 Evidence(
@@ -138,7 +139,8 @@ class IdempotentIngest(Invariant):
         return Violation(
             signature=self.signature("insert", rule.table, guard),
             operation=step.index,
-            summary=f"a delivery into {rule.table} is accepted, and no row of its tenant has its key",
+            summary=f"a delivery into {rule.table} is accepted, "
+            "and no row of its tenant has its key",
             promise="One message is one row; the same key in another tenant is another row.",
             proof=(
                 Condition("accepted", step.index),
@@ -169,7 +171,8 @@ class IdempotentIngest(Invariant):
         yield Violation(
             signature=self.signature("insert", row.table, f"unique ({', '.join(key[0])})"),
             operation=step.index,
-            summary=f"{row.table} has {len(twins) + 1} rows with the same key ({', '.join(key[0])})",
+            summary=f"{row.table} has {len(twins) + 1} rows with the same key "
+            f"({', '.join(key[0])})",
             promise="One message is one row.",
             proof=(
                 Condition(
@@ -198,7 +201,7 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
     table = case.catalog.tables[rule.table]
     if key is None or tenant is None or tenant != step.operation.actor.tenant:
         return False
-    if any(table.columns[c].type not in _PLAIN for c in key[0]):
+    if any(table.columns[c].type not in COMPARABLE for c in key[0]):
         return False
     taken = tuple(row.get(c) for c in table.primary_key)
     return step.after.find(rule.table, taken) is None and not any(
@@ -216,7 +219,7 @@ def _key(rule: Idempotency, row: Record | Mapping[str, Value]) -> Key | None:
 
 
 def _still_there(case: Case, earlier: Step, step: Step) -> bool:
-    """Whether what the first delivery wrote is there with the same keys, so that a second adds nothing."""
+    """Whether what the first delivery wrote is there with its keys, so a second adds nothing."""
     for change in earlier.changes:
         if change.effect != "insert":
             continue

@@ -99,8 +99,8 @@ class Liveness(Invariant):
                         "select", table, guards.isolating(table, case.catalog)
                     ),
                     operation=step.index,
-                    summary=f"{step.operation.actor.role} does not see {len(missing)} of its own rows "
-                    f"in {sql.name(table)}",
+                    summary=f"{step.operation.actor.role} does not see {len(missing)} "
+                    f"of its own rows in {sql.name(table)}",
                     promise=self.promise,
                     proof=(Condition("seen", step.index, f"NOT {row_matches(table, key)}"),),
                 )

@@ -59,14 +59,15 @@ class TaxonomyKept(Invariant):
             yield Violation(
                 signature=self.signature("mapping", rule.table, ""),
                 operation=-1,
-                summary=f"{rule.mapping.name if rule.mapping else ''} maps to {', '.join(missing)}, "
-                f"which {rule.table} does not have",
+                summary=f"{rule.mapping.name if rule.mapping else ''} maps to "
+                f"{', '.join(missing)}, which {rule.table} does not have",
                 promise="Every code in the mapping exists in the taxonomy.",
                 proof=(
                     Condition(
                         "state",
                         -1,
-                        f"NOT EXISTS (SELECT FROM {sql.name(rule.table)} WHERE {sql.name(rule.code)} = {code})",
+                        f"NOT EXISTS (SELECT FROM {sql.name(rule.table)} "
+                        f"WHERE {sql.name(rule.code)} = {code})",
                     ),
                 ),
             )
@@ -88,14 +89,16 @@ class TaxonomyKept(Invariant):
                         key.name if key else "no foreign key",
                     ),
                     operation=step.index,
-                    summary=f"{table}.{column} uses {row[column]!r}, which {rule.table} does not have",
+                    summary=f"{table}.{column} uses {row[column]!r}, "
+                    f"which {rule.table} does not have",
                     promise="Every code in use exists in the taxonomy; unknown codes are refused.",
                     proof=(
                         Condition(
                             "state",
                             step.index,
-                            f"EXISTS (SELECT FROM {sql.name(table)} u WHERE NOT EXISTS (SELECT FROM "
-                            f"{sql.name(rule.table)} t WHERE t.{sql.name(rule.code)} = u.{sql.name(column)}))",
+                            f"EXISTS (SELECT FROM {sql.name(table)} u WHERE NOT EXISTS "
+                            f"(SELECT FROM {sql.name(rule.table)} t "
+                            f"WHERE t.{sql.name(rule.code)} = u.{sql.name(column)}))",
                         ),
                     ),
                     evidence=(Evidence(f"the row in {table}", shown(row)),),
@@ -134,7 +137,8 @@ class TaxonomyKept(Invariant):
                     ),
                     operation=step.index,
                     summary=f"a change to {rule.table} altered rows of {change.table}",
-                    promise="A code in use is not removed or renamed away; a retired code keeps its rows.",
+                    promise="A code in use is not removed or renamed away; "
+                    "a retired code keeps its rows.",
                     proof=changed_proof(case, step, change),
                     evidence=(Evidence("before and after", shown(change.before, change.after)),),
                 )
