@@ -65,9 +65,9 @@ class _Spent(BaseException):
 class _New(Exception):
     """A workload shows a cause that is not known yet; Hypothesis keeps it in its database."""
 
-    def __init__(self, workload: Workload, signatures: tuple[str, ...]) -> None:
+    def __init__(self, case: Case, signatures: tuple[str, ...]) -> None:
         super().__init__(", ".join(signatures))
-        self.workload, self.signatures = workload, signatures
+        self.case, self.signatures = case, signatures
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Explorer:
                 return
             except _New as new:
                 for signature in new.signatures:
-                    self._pursue(invariant, search, tally, new.workload, signature)
+                    self._pursue(invariant, search, tally, new.case, signature)
             round_ += 1
             if tally.examples == so_far:
                 return
@@ -158,6 +158,7 @@ class Explorer:
     ) -> None:
         """Draw workloads until one shows a new cause."""
         limit = search.examples - tally.examples
+        seen: list[_New] = []
 
         def test(workload: Workload) -> None:
             if self._spent(tally, search) or tally.examples >= search.examples:
@@ -168,7 +169,8 @@ class Explorer:
             tally.written |= _inserted(case)
             new = tuple(s for s in by_signature(violations) if s not in tally.known)
             if new:
-                raise _New(workload, new)
+                seen.append(_New(case, new))
+                raise seen[-1]
 
         # The key under which Hypothesis keeps examples must not follow this file's line numbers.
         test._hypothesis_internal_database_key = f"invariants/{invariant.name}".encode()  # type: ignore[attr-defined]
@@ -184,7 +186,10 @@ class Explorer:
         )(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
         try:
             decorated()
-        except (HypothesisFlaky, Unsatisfiable):
+        except HypothesisFlaky:
+            # It failed and, when Hypothesis tried again, did not: doubtful, but not to be lost.
+            raise seen[0] from None
+        except Unsatisfiable:
             return
 
     def _pursue(
@@ -192,16 +197,17 @@ class Explorer:
         invariant: Invariant,
         search: Search,
         tally: _Tally,
-        workload: Workload,
+        first: Case,
         signature: str,
     ) -> None:
         """Reduce a failing workload, confirm it on a fresh database, keep it."""
         if signature in tally.known:
             return
         tally.known.add(signature)
-        first, shown = self.judge.violations(invariant, workload)
+        workload = first.history.workload
+        again, shown = self.judge.violations(invariant, workload)
         if signature not in by_signature(shown):
-            self._doubt(invariant, search, tally, signature, first, first)
+            self._doubt(invariant, search, tally, signature, first, again)
             return
         fails = failing_with(self.judge, invariant, by_signature(shown)[signature])
 

@@ -25,7 +25,7 @@ class Profile:
 
 PROFILES: Mapping[str, Profile] = {
     "dev": Profile(300, 60, "a look while you work"),
-    "ci": Profile(1200, 110, "every pull request"),
+    "ci": Profile(900, 110, "every pull request"),
     "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
     "release": Profile(10_000, 600, "before a release"),
 }

@@ -66,7 +66,7 @@ def split(world: World, revenue: int) -> list[int]:
 def allocate(world: World) -> Operation:
     """The parts of one event under one model, in one statement or in several."""
     tenant = world.tenant()
-    event = world.reference("attribution_events", tenant, hostile=15)
+    event = world.reference("attribution_events", tenant, hostile=22)
     if event is None:
         return ingest(world)
     parts = split(world, _revenue(event))
@@ -104,9 +104,9 @@ def reassign(world: World) -> Operation:
         return allocate(world)
     role = world.writer("update", TABLE)
     shape = world.below(10)
-    if shape < 2:
+    if shape < 3:
         return world.operation(role, tenant, *_rebalance(world, known))
-    if shape < 5:
+    if shape < 6:
         return world.operation(role, tenant, _regroup(world, known))
     column = world.pick(
         (
@@ -154,7 +154,11 @@ def _amount(row: Known) -> int:
 
 
 def _rebalance(world: World, known: Known) -> list[Statement]:
-    siblings = [k for k in _siblings(world, known) if k is not known]
+    for candidate in (known, *reversed(world.known[TABLE])):
+        siblings = [k for k in _siblings(world, candidate) if k is not candidate]
+        if candidate.tenant == known.tenant and siblings:
+            known = candidate
+            break
     other = siblings[-1] if siblings else known
     amount = world.pick((1, 2, 10))
 

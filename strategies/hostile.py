@@ -121,7 +121,7 @@ def repair(world: World) -> Operation | None:
     assert rule.repaired_by is not None
     relation = world.catalog.tables[rule.table]
     where = tuple(zip(relation.primary_key, known.key, strict=True))
-    if world.chance(40):
+    if world.chance(30):
         return world.operation(rule.repaired_by, known.tenant, Delete(rule.table, where))
     columns = [
         c
@@ -130,7 +130,9 @@ def repair(world: World) -> Operation | None:
         and c != world.contract.tenancy.column
         and relation.foreign_key_of(c) is None
     ]
-    column = world.pick(columns)
+    told = [c for c in columns if not relation.columns[c].type.startswith("timestamp")]
+    # Whether a time was set cannot be told from its text as surely as for other values.
+    column = world.pick(told if told and world.chance(80) else columns)
     value = column_value(world, rule.table, column, known.tenant, hostile=0)
     return world.operation(
         rule.repaired_by, known.tenant, Update(rule.table, ((column, value),), where)

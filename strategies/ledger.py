@@ -14,7 +14,7 @@ TABLE = "revenue_ledger"
 @rows(TABLE)
 def posting_row(world: World, tenant: str) -> Values:
     """A posting of a recent allocation, for its amount; some have an old date or a wrong amount."""
-    allocation = world.reference("attribution_allocations", tenant, hostile=12)
+    allocation = world.reference("attribution_allocations", tenant, hostile=20)
     amount = allocation.values["allocated_revenue_cents"] if allocation else 0
     row: Values = {
         "id": world.new_id(TABLE),
@@ -22,7 +22,7 @@ def posting_row(world: World, tenant: str) -> Values:
         "allocation_id": allocation.id if allocation else world.new_id("attribution_allocations"),
         "revenue_cents": world.pick((0, 1, 100)) if world.chance(8) else amount,
     }
-    if world.chance(25):
+    if world.chance(40):
         row["updated_at"] = world.pick((TIMES[0], "1901-01-01 00:00:00+00"))
     if world.chance(20):
         row["is_verified"] = True

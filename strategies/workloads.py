@@ -20,6 +20,8 @@ from strategies.world import Draw, World
 LENGTH_MAX = 20
 # Refreshing costs more than all the rest of a workload.
 _REFRESH_PERCENT = 35
+# A draw for each operation would cost more than the operation itself.
+_OPERATIONS_A_DRAW = 3
 _OPENING = ("ingest", "allocate", "post_to_ledger")
 
 
@@ -53,11 +55,14 @@ def workloads(
         world = World(contract, catalog, draw)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
-        if world.chance(50):
+        if world.chance(60):
             # Most of what can go wrong needs an event, its allocation and its posting first.
+            world.sole = world.tenant()
             made += [o for name in _OPENING if (o := _build(world, available, name)) is not None]
-        for _ in range(draw(lengths)):
-            world.refill()
+            world.sole = None
+        for position in range(draw(lengths)):
+            if position % _OPERATIONS_A_DRAW == 0:
+                world.refill()
             operation = world.pick(weighted).build(world)
             if operation is not None:
                 made.append(operation)

@@ -25,7 +25,7 @@ UNKNOWN_TENANT = ident("unknown tenant", 0)
 
 
 # A draw costs some 50 microseconds whatever it draws, so one draw serves several choices.
-_CHOICE_BYTES = 12
+_CHOICE_BYTES = 48
 _CHOICES = st.binary(min_size=_CHOICE_BYTES, max_size=_CHOICE_BYTES)
 
 
@@ -54,21 +54,25 @@ class World:
     known: dict[str, list[Known]] = field(default_factory=dict)
     messages: list[tuple[int, Actor, Insert]] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    sole: str | None = None
     _pool: int = 0
-    _pool_size: int = 1
+    _pool_bits: int = 0
 
     def below(self, bound: int) -> int:
         """A number from 0 to `bound` - 1, each as likely as any other."""
-        if self._pool_size < bound * 1000:
+        if self._pool_bits < bound.bit_length() + 8:
             self.refill()
-        self._pool_size //= bound
-        self._pool, choice = divmod(self._pool, bound)
+        # Some spare bits keep every choice as likely as any other.
+        bits = bound.bit_length() + 8
+        choice = (self._pool & ((1 << bits) - 1)) % bound
+        self._pool >>= bits
+        self._pool_bits -= bits
         return choice
 
     def refill(self) -> None:
         """Draw anew: what follows does not depend on how many choices were made before."""
         self._pool = int.from_bytes(self.draw(_CHOICES))
-        self._pool_size = 256**_CHOICE_BYTES
+        self._pool_bits = 8 * _CHOICE_BYTES
 
     def pick(self, choices: Sequence[T]) -> T:
         """One of the choices."""
@@ -89,8 +93,8 @@ class World:
         return ident(table, self.next(table))
 
     def tenant(self) -> str:
-        """One of the tenants."""
-        return self.pick(self.tenants)
+        """One of the tenants; always the same while there is a `sole` one."""
+        return self.sole or self.pick(self.tenants)
 
     def other(self, tenant: str) -> str:
         """Another tenant, or one that does not exist when there is only one."""

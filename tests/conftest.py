@@ -35,6 +35,9 @@ SERVER_VARIABLE = "INVARIANTS_TEST_SERVER"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "container: needs a Docker engine with the image")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell's background job does; the processes the tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def empty_server(spec: str) -> Server:

@@ -33,14 +33,14 @@ class AppendOnly(Invariant):
     name = "append-only"
     promise = "A committed row of an append-only table stays as it is; a repair takes effect."
     premises = (premises.GRANTED, premises.UNTRIGGERED)
-    share = 2
+    share = 4
     focus = {
         "ingest": 8,
         "allocate": 6,
         "post_to_ledger": 14,
         "tamper": 14,
         "deallocate": 12,
-        "repair": 10,
+        "repair": 14,
         "truncate": 10,
         "reassign": 0,
         "refresh": 0,

@@ -52,8 +52,8 @@ class CrossTenant(Invariant):
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     readings_percent = 40
-    share = 3
-    focus = {"post_to_ledger": 10, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
+    share = 4
+    focus = {"post_to_ledger": 14, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 
     def worlds(self, workload: Workload) -> Mapping[str, Workload]:
         """The world without the others, for the tenant that acts last: it can notice the most."""

@@ -24,14 +24,14 @@ class Liveness(Invariant):
 
     name = "liveness"
     promise = "What the contract permits is accepted, with the effect it promises."
-    share = 2
-    readings_percent = 8
+    share = 5
+    readings_percent = 12
     focus = {
         "allocate": 12,
-        "reassign": 10,
+        "reassign": 14,
         "deallocate": 8,
-        "reconcile": 8,
-        "refresh": 8,
+        "reconcile": 10,
+        "refresh": 13,
         "probe": 10,
         "repair": 6,
         "post_to_ledger": 8,
