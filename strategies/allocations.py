@@ -154,13 +154,16 @@ def _amount(row: Known) -> int:
 
 
 def _rebalance(world: World, known: Known) -> list[Statement]:
-    for candidate in (known, *reversed(world.known[TABLE])):
-        siblings = [k for k in _siblings(world, candidate) if k is not candidate]
-        if candidate.tenant == known.tenant and siblings:
-            known = candidate
-            break
-    other = siblings[-1] if siblings else known
-    amount = world.pick((1, 2, 10))
+    posted = {k.values.get("allocation_id") for k in world.known.get("revenue_ledger", ())}
+    pairs = [
+        (one, two)
+        for one in reversed(world.known[TABLE])
+        if one.tenant == known.tenant and one.id not in posted
+        for two in _siblings(world, one)
+        if two is not one and two.id not in posted and _amount(one) + _amount(two) > 1
+    ]
+    known, other = pairs[0] if pairs else (known, known)
+    amount = world.pick((2, 10, 50, 1))
 
     def move(row: Known, cents: int) -> Update:
         new = max(0, min(INT_MAX, _amount(row) + cents))
