@@ -40,7 +40,7 @@ bench: $(READY)
 	  $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build artifacts *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Done again when pyproject.toml changes; a .venv whose Python is gone is made anew.

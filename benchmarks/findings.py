@@ -176,7 +176,7 @@ def _run(chosen: RunOptions) -> Outcome:
     watch = Watch()
     remarks: list[str] = []
     with tempfile.TemporaryDirectory(prefix="findings-") as folder:
-        os.environ["INVARIANTS_EXAMPLES"] = f"{folder}/examples"
+        os.environ["INVARIANTS_FAILED"] = f"{folder}/examples"
         kept = RunOptions(**{**vars(chosen), "artifacts": Path(folder) / "artifacts"})
         started, cpu = time.monotonic(), time.process_time()
         made = run(kept, watch, remarks.append)

@@ -80,7 +80,7 @@ def _start(command: list[str], folder: Path) -> Stages | None:
     environment = {
         **os.environ,
         "INVARIANTS_CACHE_DIR": str(folder / "cache"),
-        "INVARIANTS_EXAMPLES": str(folder / "examples"),
+        "INVARIANTS_FAILED": str(folder / "examples"),
         "INVARIANTS_ARTIFACTS": str(folder / "artifacts"),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
     }

@@ -35,7 +35,7 @@ from invariants.engine import Explorer, Search
 from invariants.environment import Environment
 from invariants.errors import InvariantsError
 from invariants.events import Event
-from invariants.judge import Judge
+from invariants.judge import Judge, Pending
 from invariants.operations import OPERATOR, Actor, Copy, Insert, Operation, Refresh, Workload
 from invariants.options import SchemaOptions
 from invariants.run import schema
@@ -76,16 +76,11 @@ class Recorder(Judge):
         super().__init__(environment, contract)
         self.executed: list[Workload] = []
 
-    def case(self, invariant: Invariant, workload: Workload, *, worlds: bool = True) -> Case:
-        """Execute, and remember what was executed."""
-        case = super().case(invariant, workload, worlds=worlds)
-        self.executed.append(workload)
+    def decide(self, pending: Pending) -> tuple[Case, list[Violation]]:
+        """Wait and check, remember what was executed, and find nothing."""
+        case, _ = super().decide(pending)
+        self.executed.append(case.history.workload)
         self.executed += [history.workload for history in case.worlds.values()]
-        return case
-
-    def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
-        """Execute and check, and find nothing."""
-        case, _ = super().violations(invariant, workload)
         return case, []
 
 
@@ -218,7 +213,8 @@ class Contest:
     def round(self, invariant: Invariant, seed: int, seconds: float) -> Sides:
         """One turn each."""
         for premise in ("", *invariant.premises):
-            self.recorder.executor(premise)
+            self.recorder.executor(premise, lane=0)
+            self.recorder.executor(premise, lane=1)
             self.lender.executor(premise)
         self.recorder.executed.clear()
         before = self.recorder.operations

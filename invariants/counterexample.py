@@ -95,7 +95,16 @@ def ensure_writable(folder: Path) -> None:
 
 def save(found: Counterexample, folder: Path) -> Saved:
     """Write the three files. Raises `InfrastructureError` when the disk refuses."""
+    save_json(found, folder)
     paths = Saved(*(folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt")))
+    write(paths.sql, found.script)
+    write(paths.txt, found.text + "\n")
+    return paths
+
+
+def save_json(found: Counterexample, folder: Path) -> Path:
+    """Write the exact replay alone. Raises `InfrastructureError` when the disk refuses."""
+    path = folder / f"{found.name}.json"
     document = {
         "format": FORMAT,
         "invariant": found.invariant,
@@ -105,10 +114,8 @@ def save(found: Counterexample, folder: Path) -> Saved:
         "revision": found.revision,
         "workload": workload_to_json(found.workload),
     }
-    write(paths.json, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    write(paths.sql, found.script)
-    write(paths.txt, found.text + "\n")
-    return paths
+    write(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return path
 
 
 def write(path: Path, text: str) -> None:

@@ -15,16 +15,21 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as hypothesis_seed
-from hypothesis.database import DirectoryBasedExampleDatabase
-from hypothesis.errors import Flaky as HypothesisFlaky
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from invariants.checks.base import Case, Invariant
 from invariants.contract import Contract
-from invariants.counterexample import Counterexample, counterexample, save, write
+from invariants.counterexample import (
+    Counterexample,
+    counterexample,
+    load,
+    save,
+    save_json,
+    write,
+)
 from invariants.environment import Environment
-from invariants.errors import InfrastructureError
+from invariants.errors import InfrastructureError, InvariantsError, UsageError
 from invariants.events import (
     Flaky,
     Found,
@@ -34,7 +39,7 @@ from invariants.events import (
     Progress,
     Status,
 )
-from invariants.judge import Judge, by_signature, failing_with
+from invariants.judge import Judge, Pending, by_signature, failing_with
 from invariants.narrate import narrate
 from invariants.operations import Insert, Workload
 from invariants.reduce import reduce
@@ -46,24 +51,32 @@ _TICK_SECONDS = 0.2
 class Search:
     """How to look: seed, limits, and where to keep what is found.
 
-    `seconds` limits one invariant's search. `database` is Hypothesis's example database: with it,
-    and without a seed given by the user, what failed before is tried first.
+    `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
+    the run; with `retry` what is in it is tried first.
     """
 
     seed: int
     examples: int
     seconds: float | None = None
     artifacts: Path | None = None
-    database: Path | None = None
-    reuse: bool = False
+    failed: Path | None = None
+    retry: bool = False
 
 
 class _Spent(BaseException):
     """The budget is spent; not an Exception, so that Hypothesis lets it pass at once."""
 
 
+class _Broken(BaseException):
+    """The server or the input failed: no example of anything, so Hypothesis must not see it."""
+
+    def __init__(self, error: InvariantsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _New(Exception):
-    """A workload shows a cause that is not known yet; Hypothesis keeps it in its database."""
+    """A workload shows a cause that is not known yet."""
 
     def __init__(self, case: Case, signatures: tuple[str, ...]) -> None:
         super().__init__(", ".join(signatures))
@@ -134,19 +147,16 @@ class Explorer:
         import strategies
 
         workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
+        if search.retry:
+            self._retry(invariant, search, tally)
         round_ = 0
         while tally.examples < search.examples and not self._spent(tally, search):
             so_far = tally.examples
-            try:
-                self._round(invariant, search, tally, workloads, round_)
-            except _Spent:
+            if self._round(invariant, search, tally, workloads, round_) or (
+                tally.examples == so_far
+            ):
                 return
-            except _New as new:
-                for signature in new.signatures:
-                    self._pursue(invariant, search, tally, new.case, signature)
             round_ += 1
-            if tally.examples == so_far:
-                return
 
     def _round(
         self,
@@ -155,42 +165,73 @@ class Explorer:
         tally: _Tally,
         workloads: SearchStrategy[Workload],
         round_: int,
-    ) -> None:
-        """Draw workloads until one shows a new cause."""
+    ) -> bool:
+        """Draw workloads until one shows a new cause.
+
+        The server works on a workload while the next one is drawn, so Hypothesis learns of a
+        failure one example late; it is asked to explore, not to remember.
+        """
         limit = search.examples - tally.examples
         seen: list[_New] = []
+        begun: list[Pending] = []
+
+        def look() -> None:
+            case, violations = self.judge.decide(begun.pop(0))
+            tally.written |= _inserted(case)
+            if new := tuple(s for s in by_signature(violations) if s not in tally.known):
+                seen.append(_New(case, new))
 
         def test(workload: Workload) -> None:
-            if self._spent(tally, search) or tally.examples >= search.examples:
-                raise _Spent
-            tally.examples += 1
-            self._tell(invariant, search, tally, "searching")
-            case, violations = self.judge.violations(invariant, workload)
-            tally.written |= _inserted(case)
-            new = tuple(s for s in by_signature(violations) if s not in tally.known)
-            if new:
-                seen.append(_New(case, new))
-                raise seen[-1]
+            if not seen:
+                if self._spent(tally, search) or tally.examples >= search.examples:
+                    raise _Spent
+                tally.examples += 1
+                self._tell(invariant, search, tally, "searching")
+                try:
+                    begun.append(self.judge.begin(invariant, workload))
+                    if len(begun) > 1:
+                        look()
+                except InvariantsError as error:
+                    raise _Broken(error) from None
+            if seen:
+                raise seen[0]
 
-        # The key under which Hypothesis keeps examples must not follow this file's line numbers.
-        test._hypothesis_internal_database_key = f"invariants/{invariant.name}".encode()  # type: ignore[attr-defined]
-        phases = [Phase.reuse, Phase.generate] if search.reuse and round_ == 0 else [Phase.generate]
-        decorated: Callable[[], None] = settings(
+        explore: Callable[[], None] = settings(
             max_examples=limit,
-            database=DirectoryBasedExampleDatabase(search.database) if search.database else None,
+            database=None,
             deadline=None,
-            phases=phases,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
             verbosity=Verbosity.quiet,
             print_blob=False,
         )(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
+        spent = False
         try:
-            decorated()
-        except HypothesisFlaky:
-            # It failed and, when Hypothesis tried again, did not: doubtful, but not to be lost.
-            raise seen[0] from None
-        except Unsatisfiable:
-            return
+            explore()
+        except (_New, Unsatisfiable):
+            pass
+        except _Spent:
+            spent = True
+        except _Broken as broken:
+            raise broken.error from None
+        while begun:
+            look()
+        for new in seen:
+            for signature in new.signatures:
+                self._pursue(invariant, search, tally, new.case, signature)
+        return spent
+
+    def _retry(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
+        """Try what failed in an earlier run, before anything new."""
+        for path in sorted(search.failed.glob(f"{invariant.name}-*.json")) if search.failed else ():
+            try:
+                kept = load(path)
+            except UsageError:
+                # Kept by another version, or by nobody: it is no example of ours.
+                continue
+            case, violations = self.judge.violations(invariant, kept.workload)
+            for signature in by_signature(violations):
+                self._pursue(invariant, search, tally, case, signature)
 
     def _pursue(
         self,
@@ -235,6 +276,8 @@ class Explorer:
         self, invariant: Invariant, search: Search, tally: _Tally, made: Counterexample
     ) -> None:
         saved = save(made, search.artifacts) if search.artifacts else None
+        if search.failed:
+            save_json(made, search.failed)
         found = Found(invariant.name, made, saved)
         tally.found.append(found)
         self.listener(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +33,16 @@ from invariants.wire import Answer, Query, Reply, Transaction, Wire
 _VACUUM_EVERY = 250
 # A statement that takes longer hangs: no table here has more than some dozen rows.
 _TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Started:
+    """A workload under way: what has been answered of it, tenants (`opening`) first."""
+
+    workload: Workload
+    states: bool
+    opening: int
+    replies: list[Reply]
 
 
 class Executor:
@@ -83,6 +94,10 @@ class Executor:
 
         With `states` False only the outcomes are kept: every state in the history is empty.
         """
+        return self.finish(self.start(workload, states=states))
+
+    def start(self, workload: Workload, *, states: bool = True) -> Started:
+        """Send a workload, and let the server work on it; `finish` must come next."""
         self._finish_reset()
         self._runs += 1
         self._refresh_before(workload)
@@ -90,13 +105,21 @@ class Executor:
         known = len(opening)
         if states:
             opening.append(self._snapshot)
-        segments = self._segments(workload, states, opening)
         replies: list[Reply] = []
-        for wire, batch in segments:
-            if isinstance(batch, Operation):
-                replies.append(self._copy(batch))
-            else:
-                replies += wire.transact(batch)
+        batch: list[Transaction] | Operation = []
+        wire = self._main
+        for following, next_batch in self._segments(workload, states, opening):
+            replies += self._sent(wire, batch)
+            wire, batch = following, next_batch
+        # The last segment is always one for the main connection; nobody waits for it yet.
+        assert not isinstance(batch, Operation)
+        self._main.send(batch)
+        return Started(workload, states, known, replies)
+
+    def finish(self, started: Started) -> History:
+        """Wait for the rest of the answers to what was started."""
+        workload, states, known = started.workload, started.states, started.opening
+        replies = started.replies + self._main.receive()
         self._check_tenants(replies[:known])
         self.operations += len(workload.operations)
         self._stale_views |= {
@@ -106,6 +129,9 @@ class Executor:
         # The server cleans up while the next workload is being made.
         self._cleaner.send(self._reset())
         return history
+
+    def _sent(self, wire: Wire, batch: list[Transaction] | Operation) -> list[Reply]:
+        return [self._copy(batch)] if isinstance(batch, Operation) else wire.transact(batch)
 
     def _segments(
         self, workload: Workload, states: bool, opening: list[Transaction]

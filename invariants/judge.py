@@ -1,12 +1,14 @@
 """Executes a workload with the worlds a check asks for, and lets the check decide.
 
-One executor, and so one scratch database, for each premise; they are made when first needed.
+One executor, and so one scratch database, for each premise; they are made when first needed. While
+a search goes on there are two: the server works in one lane while the other is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +20,17 @@ from invariants.checks.base import Case, Invariant, Violation
 from invariants.contract import Contract
 from invariants.environment import Environment, Scratch
 from invariants.errors import InfrastructureError, InvariantsError
-from invariants.execute import Executor
+from invariants.execute import Executor, Started
 from invariants.operations import Workload
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A workload that a server is working on."""
+
+    invariant: Invariant
+    executor: Executor
+    started: Started
 
 
 class Judge:
@@ -27,7 +38,8 @@ class Judge:
 
     def __init__(self, environment: Environment, contract: Contract) -> None:
         self.environment, self.contract = environment, contract
-        self._executors: dict[str, tuple[Scratch, Executor]] = {}
+        self._executors: dict[tuple[str, int], tuple[Scratch, Executor]] = {}
+        self._lane = 0
 
     def __enter__(self) -> Self:
         return self
@@ -59,9 +71,9 @@ class Judge:
         """Operations executed so far, those of further worlds included."""
         return sum(e.operations for _, e in self._executors.values())
 
-    def executor(self, premise: str) -> Executor:
-        """The executor for a premise."""
-        if premise not in self._executors:
+    def executor(self, premise: str, lane: int = 0) -> Executor:
+        """The executor for a premise, in one of two lanes."""
+        if (premise, lane) not in self._executors:
             scratch = self.environment.scratch()
             try:
                 executor = self._open(scratch, premise)
@@ -70,8 +82,8 @@ class Judge:
                 with suppress(InvariantsError):
                     scratch.drop()
                 raise
-            self._executors[premise] = scratch, executor
-        return self._executors[premise][1]
+            self._executors[premise, lane] = scratch, executor
+        return self._executors[premise, lane][1]
 
     def case(self, invariant: Invariant, workload: Workload, *, worlds: bool = True) -> Case:
         """Execute the workload and, unless told not to, the worlds that the invariant asks for."""
@@ -80,6 +92,21 @@ class Judge:
         asked = invariant.worlds(workload) if worlds else {}
         histories = {name: executor.run(world, states=False) for name, world in asked.items()}
         return Case(self.contract, executor.catalog, history, histories)
+
+    def begin(self, invariant: Invariant, workload: Workload) -> Pending:
+        """Let a server start on a workload; decide what was begun before, then this one."""
+        self._lane = 1 - self._lane
+        executor = self.executor(workload.premise, self._lane)
+        return Pending(invariant, executor, executor.start(workload))
+
+    def decide(self, pending: Pending) -> tuple[Case, list[Violation]]:
+        """The case of what was begun, and every violation of the invariant in it."""
+        invariant, executor = pending.invariant, pending.executor
+        history = executor.finish(pending.started)
+        worlds = invariant.worlds(pending.started.workload)
+        histories = {name: executor.run(world, states=False) for name, world in worlds.items()}
+        case = Case(self.contract, executor.catalog, history, histories)
+        return case, list(invariant.check(case))
 
     def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
         """The case of a workload and every violation of the invariant in it."""

@@ -87,14 +87,14 @@ def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
         examples=options.examples,
         seconds=seconds,
         artifacts=options.artifacts,
-        database=example_database(),
-        reuse=options.seed is None,
+        failed=failed_before(),
+        retry=options.seed is None,
     )
 
 
-def example_database() -> Path:
-    """Hypothesis's example database: what failed before is tried first."""
-    return Path(os.environ.get("INVARIANTS_EXAMPLES", ".hypothesis/examples"))
+def failed_before() -> Path:
+    """Where counterexamples are kept from run to run: what failed before is tried first."""
+    return Path(os.environ.get("INVARIANTS_FAILED", ".invariants/failed"))
 
 
 def run(options: RunOptions, listener: Listener, say: Say) -> Report:

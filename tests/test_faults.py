@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture(autouse=True)
 def _own_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INVARIANTS_EXAMPLES", str(tmp_path / "examples"))
+    monkeypatch.setenv("INVARIANTS_FAILED", str(tmp_path / "examples"))
     monkeypatch.setenv("INVARIANTS_ARTIFACTS", str(tmp_path / "artifacts"))
 
 
