@@ -24,11 +24,13 @@ from invariants.checks.base import (
 )
 from invariants.history import Record, Step
 from invariants.operations import (
+    OPERATOR,
     Call,
     Copy,
     Insert,
     Merge,
     Operation,
+    Refresh,
     Select,
     Statement,
     Update,
@@ -163,8 +165,9 @@ class CrossTenant(Invariant):
     def _interference(self, case: Case, tenant: str, crossed: int | None) -> Iterator[Violation]:
         """Compare what `tenant` observes with and without the others.
 
-        After a reference across tenants, or a collision that the contract accepts, the two worlds
-        differ for a known reason, and the comparison ends.
+        After a reference across tenants, a collision that the contract accepts, or maintenance that
+        succeeds in one world alone (a code that others use stays), the two worlds differ
+        for a known reason, and the comparison ends.
         """
         alone = iter(case.worlds[tenant].steps)
         known = _literals(case.history.workload)
@@ -177,6 +180,8 @@ class CrossTenant(Invariant):
             if crossed is not None and step.index >= crossed:
                 return
             if accepted and _collides(case, step, tenant):
+                return
+            if _maintained_apart(step, world):
                 return
             if step.operation.actor.tenant != tenant or not case.is_application(step):
                 continue
@@ -256,6 +261,16 @@ def _literals(workload: Workload) -> frozenset[bytes]:
             for row in _rows_named(statement):
                 found.update(v for v in row.values() if isinstance(v, str))
     return frozenset(f.encode() for f in found)
+
+
+def _maintained_apart(step: Step, world: Step) -> bool:
+    """Whether maintenance, refreshes apart, was accepted in one world and refused in the other."""
+    operation = step.operation
+    if operation.actor.role != OPERATOR or all(
+        isinstance(s, Refresh) for s in operation.statements
+    ):
+        return False
+    return step.committed != world.committed
 
 
 def _collides(case: Case, step: Step, tenant: str) -> bool:
