@@ -69,7 +69,7 @@ class PlainExecutor:
         return tuple(self._operation(o) for o in workload.operations)
 
     def reset(self) -> None:
-        """Put the tables back to the rows they had at first."""
+        """Put the tables back to the rows they had at first, and the views that show them."""
         with self._operator.transaction():
             self._operator.execute("SET LOCAL session_replication_role = 'replica'")
             for table, rows in self._baseline.items():
@@ -81,6 +81,8 @@ class PlainExecutor:
                         f"FROM json_populate_record(NULL::{relation}, $1)".encode(),
                         (row,),
                     )
+        for view in self.catalog.materialized_views:
+            self._operator.execute(f"REFRESH MATERIALIZED VIEW {sql.name(view)}".encode())
 
     def _operation(self, operation: Operation) -> Reply:
         session = self._session(operation.actor)
