@@ -352,6 +352,18 @@ class TestCrossTenant:
         shown = workload(of(B, dead_event(1, B)), of(A, anonymous), of(A, Select("dead_events")))
         assert lab.findings(self.name, shown) == {}
 
+    def test_maintenance_that_others_rows_prevent_is_no_interference(self, lab: Lab) -> None:
+        """The code that B uses cannot be removed; without B it is, and A can no longer use it."""
+        remove = maintenance(Delete("channel_taxonomy", (("code", "direct"),)))
+        shown = workload(
+            of(B, event(1, B)),
+            of(B, allocation(1, B)),
+            remove,
+            of(A, event(2)),
+            of(A, allocation(2, of_event=2)),
+        )
+        assert lab.findings(self.name, shown) == {}
+
     def test_a_colliding_primary_key_is_accepted_by_the_contract_alone(
         self, lab: Lab, contract: Contract
     ) -> None:
