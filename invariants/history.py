@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,8 +133,3 @@ class History:
     def final(self) -> State:
         """The committed state at the end."""
         return self.steps[-1].after if self.steps else self.initial
-
-
-def tables_of(changes: Iterable[Change]) -> frozenset[str]:
-    """Tables in which something changed."""
-    return frozenset(c.table for c in changes)

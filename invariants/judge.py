@@ -21,6 +21,7 @@ from invariants.contract import Contract
 from invariants.environment import Environment, Scratch
 from invariants.errors import InfrastructureError, InvariantsError
 from invariants.execute import Executor, Started
+from invariants.history import History
 from invariants.operations import Workload
 
 
@@ -88,8 +89,10 @@ class Judge:
     def case(self, invariant: Invariant, workload: Workload, *, worlds: bool = True) -> Case:
         """Execute the workload and, unless told not to, the worlds that the invariant asks for."""
         executor = self.executor(workload.premise)
-        history = executor.run(workload)
         asked = invariant.worlds(workload) if worlds else {}
+        return self._case(executor, executor.run(workload), asked)
+
+    def _case(self, executor: Executor, history: History, asked: Mapping[str, Workload]) -> Case:
         histories = {name: executor.run(world, states=False) for name, world in asked.items()}
         return Case(self.contract, executor.catalog, history, histories)
 
@@ -103,9 +106,7 @@ class Judge:
         """The case of what was begun, and every violation of the invariant in it."""
         invariant, executor = pending.invariant, pending.executor
         history = executor.finish(pending.started)
-        worlds = invariant.worlds(pending.started.workload)
-        histories = {name: executor.run(world, states=False) for name, world in worlds.items()}
-        case = Case(self.contract, executor.catalog, history, histories)
+        case = self._case(executor, history, invariant.worlds(history.workload))
         return case, list(invariant.check(case))
 
     def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:

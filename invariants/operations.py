@@ -207,11 +207,6 @@ class Workload:
         kept = tuple(o for o in self.operations if o.actor.tenant not in others)
         return replace(self, operations=kept)
 
-    @property
-    def statement_count(self) -> int:
-        """Statements over all operations."""
-        return sum(len(o.statements) for o in self.operations)
-
 
 @dataclass(frozen=True)
 class _Codec:

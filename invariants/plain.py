@@ -1,6 +1,6 @@
 """Executes a workload the plain way, as an application would: no pipeline, no prepared plans.
 
-Slow and obvious: the fast executor must agree with it, and is measured against it.
+Slow and obvious: the fast executor must agree with it.
 """
 
 from __future__ import annotations
