@@ -6,12 +6,13 @@ database. Each fault is one line: file, key, remedy.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from invariants.catalog import Catalog
 from invariants.errors import UsageError
@@ -19,6 +20,10 @@ from invariants.errors import UsageError
 FORMAT = 1
 VERBS = ("select", "insert", "update", "delete", "truncate")
 CHANNELS = ("primary-key-collision",)
+
+Key = tuple[Any, ...]
+Summary = Literal["tenant", "sum", "any", "age", "latest"]
+SUMMARIES: tuple[Summary, ...] = get_args(Summary)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,88 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Ledger:
+    """A table whose rows post amounts of another table, once each, and whose rows may be corrected.
+
+    A posting names the row it posts in `posts` and carries that row's amount. A correction also
+    names the posting it corrects, in `corrects`; a posting and its corrections together are never
+    below zero. `corrects` is None where there are no corrections.
+    """
+
+    table: str
+    amount: str
+    posts: str
+    source_table: str
+    source_amount: str
+    corrects: str | None = None
+
+    def is_correction(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the table corrects another."""
+        return self.corrects is not None and row.get(self.corrects) is not None
+
+
+@dataclass(frozen=True)
+class Pii:
+    """JSON columns in which no key may name personal data, and the words that do.
+
+    A key names it when its last words are one of `last_words`, or all of its words are one of
+    `whole`. Words are runs of ASCII letters and digits, also divided before a capital that follows
+    a lower-case letter or digit; case and numbers at the end do not matter.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    last_words: tuple[str, ...]
+    whole: tuple[str, ...]
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        last, whole = (
+            "|".join("_?".join(map(re.escape, words.split())) for words in listed) or "(?!)"
+            for listed in (self.last_words, self.whole)
+        )
+        return re.compile(f"(?:^|.*_)(?:{last})_?\\Z|(?:{whole})_?\\Z")
+
+    def names(self, key: str) -> bool:
+        """Whether a key names personal data."""
+        divided = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", key)
+        words = re.sub(r"[^A-Za-z0-9]+", "_", divided).strip("_").lower()
+        return bool(self._pattern.match(re.sub(r"[0-9_]+\Z", "", words))) or bool(
+            self._pattern.match(words)
+        )
+
+
+@dataclass(frozen=True)
+class ReadColumn:
+    """A column of a read path: its SQL type, and what it says of the tenant's rows.
+
+    tenant: whose rows they are. sum: of `source`, divided by `divided_by`. any: whether `source` is
+    true in some row. age: seconds since the latest `source`, from 0 to what the type holds.
+    latest: `source` of the latest row.
+    """
+
+    name: str
+    type: str
+    summary: Summary
+    source: str = ""
+    divided_by: int = 1
+
+
+@dataclass(frozen=True)
+class ReadPath:
+    """A view through which a tenant reads one row about its rows of `table`.
+
+    It shows what they were when `filled_by`, a materialized view, was last refreshed. The latest
+    row is the last by `latest_by`.
+    """
+
+    view: str
+    filled_by: str
+    table: str
+    columns: tuple[ReadColumn, ...]
+    latest_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Contract:
     """Everything a schema promises. Build it with `load`, check it with `bind` to a database."""
 
@@ -99,6 +186,115 @@ class Contract:
     clock_columns: frozenset[tuple[str, str]] = frozenset()
     accepted: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
+    ledgers: tuple[Ledger, ...] = ()
+    pii: Pii | None = None
+    read_paths: tuple[ReadPath, ...] = ()
+    introduced: Mapping[str, str] = field(default_factory=dict)
+
+    def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:
+        """What the contract says at a revision: without what later revisions introduce.
+
+        `lineage` are the revisions from base to that one, `known` those of the whole chain. Raises
+        `UsageError` when `introduced` names a revision that does not exist.
+        """
+        for name, revision in self.introduced.items():
+            if revision not in known:
+                raise self._fault(
+                    f'introduced."{name}"',
+                    f"there is no revision {revision!r}",
+                    "name one by its full id",
+                )
+        later = {n for n, revision in self.introduced.items() if revision not in lineage}
+
+        def there(table: str, *columns: str) -> bool:
+            return table not in later and not any(f"{table}.{c}" in later for c in columns)
+
+        return replace(
+            self,
+            roles={
+                role: {r: verbs for r, verbs in grants.items() if there(r)}
+                for role, grants in self.roles.items()
+            },
+            append_only=tuple(a for a in self.append_only if there(a.table)),
+            sums=tuple(
+                s
+                for s in self.sums
+                if there(s.table, s.amount, *s.group_by) and there(s.total_table, s.total_column)
+            ),
+            idempotency=tuple(
+                i for i in self.idempotency if there(i.table, *(c for k in i.keys for c in k))
+            ),
+            taxonomies=tuple(t for t in self.taxonomies if there(t.table, t.code)),
+            domains={c: d for c, d in self.domains.items() if there(*c)},
+            clock_columns=frozenset(c for c in self.clock_columns if there(*c)),
+            ledgers=tuple(
+                rule
+                if rule.corrects and there(rule.table, rule.corrects)
+                # Before there is a column for them there are no corrections.
+                else replace(rule, corrects=None)
+                for rule in self.ledgers
+                if there(rule.table, rule.amount, rule.posts)
+                and there(rule.source_table, rule.source_amount)
+            ),
+            pii=self.pii
+            and replace(self.pii, columns=tuple(c for c in self.pii.columns if there(*c))),
+            read_paths=tuple(
+                r
+                for r in self.read_paths
+                if there(r.view) and there(r.filled_by) and there(r.table)
+            ),
+        )
+
+    def ledger_of(self, table: str) -> Ledger | None:
+        """The rule for a table that is a ledger."""
+        return next((rule for rule in self.ledgers if rule.table == table), None)
+
+    def key_of(self, table: str, row: Mapping[str, Any]) -> tuple[tuple[str, ...], Key] | None:
+        """The columns and values by which a second delivery of a row is recognised, if any are set.
+
+        A correction has none: what it posts is the posting's.
+        """
+        ledger = self.ledger_of(table)
+        if ledger is not None and ledger.is_correction(row):
+            return None
+        for rule in self.idempotency:
+            if rule.table == table:
+                for columns in rule.keys:
+                    values = tuple(row.get(c) for c in columns)
+                    if None not in values:
+                        return columns, values
+        return None
+
+    def references(self, table: str) -> Iterable[tuple[str, str]]:
+        """Columns of a table that name a row of another, or of itself, by its key: with that table.
+
+        Those that the contract speaks of; the database may know more.
+        """
+        for total in self.sums:
+            if total.table == table:
+                yield total.total_key, total.total_table
+        for rule in self.ledgers:
+            if rule.table == table:
+                yield rule.posts, rule.source_table
+                if rule.corrects:
+                    yield rule.corrects, rule.table
+        for taxonomy in self.taxonomies:
+            for user, column in taxonomy.used_by:
+                if user == table:
+                    yield column, taxonomy.table
+
+    def governs(self, table: str, column: str) -> bool:
+        """Whether the contract says which values a column takes, alone or with others."""
+        if (table, column) in self.domains:
+            return True
+        if self.pii is not None and (table, column) in self.pii.columns:
+            return True
+        ledger = self.ledger_of(table)
+        if ledger is not None and column in (ledger.amount, ledger.corrects):
+            return True
+        return any(
+            rule.table == table and column in key for rule in self.idempotency for key in rule.keys
+        )
 
     @cached_property
     def repair_roles(self) -> frozenset[str]:
@@ -159,6 +355,19 @@ class Contract:
                         f"the database has no relation {relation_name!r}",
                         _close(catalog, relation_name),
                     )
+        for i, path in enumerate(self.read_paths):
+            for name, relation_name, kind in (
+                ("view", path.view, "view"),
+                ("filled_by", path.filled_by, "matview"),
+            ):
+                there = catalog.relations.get(relation_name)
+                if there is None or there.kind != kind:
+                    word = "materialized view" if kind == "matview" else kind
+                    raise self._fault(
+                        f"read_path[{i}].{name}",
+                        f"the database has no {word} {relation_name!r}",
+                        _close(catalog, relation_name),
+                    )
         for found in catalog.tables.values():
             scoped = self.tenancy.column in found.columns and found.name != self.tenancy.root
             if scoped and found.name not in self.tenancy.tables:
@@ -181,6 +390,11 @@ class Contract:
             yield f"idempotency[{i}].table", rule.table
         for i, taxonomy in enumerate(self.taxonomies):
             yield f"taxonomies[{i}].table", taxonomy.table
+        for i, ledger in enumerate(self.ledgers):
+            yield f"ledger[{i}].table", ledger.table
+            yield f"ledger[{i}].source", ledger.source_table
+        for i, path in enumerate(self.read_paths):
+            yield f"read_path[{i}].rows_of", path.table
 
     def _columns(self) -> Iterable[tuple[str, str, str]]:
         for table in self.tenancy.tables:
@@ -200,6 +414,21 @@ class Contract:
                 yield f"taxonomies[{i}].active", taxonomy.table, taxonomy.active
             for table, column in taxonomy.used_by:
                 yield f"taxonomies[{i}].used_by", table, column
+        for i, ledger in enumerate(self.ledgers):
+            yield f"ledger[{i}].amount", ledger.table, ledger.amount
+            yield f"ledger[{i}].posts", ledger.table, ledger.posts
+            yield f"ledger[{i}].source", ledger.source_table, ledger.source_amount
+            if ledger.corrects:
+                yield f"ledger[{i}].corrects", ledger.table, ledger.corrects
+        for table, column in self.pii.columns if self.pii else ():
+            yield "pii.columns", table, column
+        for i, path in enumerate(self.read_paths):
+            for read in path.columns:
+                if read.source:
+                    told = f"read_path[{i}].columns.{read.name}.{read.summary}"
+                    yield told, path.table, read.source
+            for column in path.latest_by:
+                yield f"read_path[{i}].latest_by", path.table, column
         for table, column in self.domains:
             yield f'domains."{table}.{column}"', table, column
         for table, column in self.clock_columns:
@@ -241,8 +470,8 @@ class _Reader:
         self.keys(
             "",
             doc,
-            "format revisions tenancy roles append_only sums idempotency taxonomies domains clock "
-            "accepted",
+            "format revisions introduced tenancy roles append_only sums idempotency taxonomies "
+            "ledger pii read_path domains clock accepted",
             required="format tenancy roles",
         )
         if doc["format"] != FORMAT:
@@ -281,6 +510,13 @@ class _Reader:
             revisions={
                 k: self.text(f"revisions.{k}", v)
                 for k, v in self.table("revisions", doc.get("revisions", {})).items()
+            },
+            ledgers=tuple(self.ledger(k, t) for k, t in self.each("ledger", doc)),
+            pii=self.pii(self.table("pii", doc["pii"])) if "pii" in doc else None,
+            read_paths=tuple(self.read_path(k, t) for k, t in self.each("read_path", doc)),
+            introduced={
+                k: self.text(f'introduced."{k}"', v)
+                for k, v in self.table("introduced", doc.get("introduced", {})).items()
             },
         )
 
@@ -360,6 +596,83 @@ class _Reader:
                 for u in self.texts(f"{key}.used_by", table["used_by"])
             ),
             mapping=path,
+        )
+
+    def ledger(self, key: str, table: dict[str, Any]) -> Ledger:
+        self.keys(key, table, "table amount posts source corrects", "table amount posts source")
+        source_table, source_amount = self.dotted(f"{key}.source", table["source"])
+        corrects = table.get("corrects")
+        return Ledger(
+            table=self.text(f"{key}.table", table["table"]),
+            amount=self.text(f"{key}.amount", table["amount"]),
+            posts=self.text(f"{key}.posts", table["posts"]),
+            source_table=source_table,
+            source_amount=source_amount,
+            corrects=None if corrects is None else self.text(f"{key}.corrects", corrects),
+        )
+
+    def pii(self, table: dict[str, Any]) -> Pii:
+        self.keys("pii", table, "columns last_words whole", "columns")
+        words = {k: self.texts(f"pii.{k}", table.get(k, [])) for k in ("last_words", "whole")}
+        for name, listed in words.items():
+            for entry in listed:
+                if not re.fullmatch(r"[a-z0-9]+( [a-z0-9]+)*", entry):
+                    raise self.fault(
+                        f"pii.{name}",
+                        f"{entry!r} is not words",
+                        'write lower-case words with spaces between, as in "phone number"',
+                    )
+        if not any(words.values()):
+            raise self.fault("pii", "names no words", "add last_words or whole")
+        return Pii(
+            columns=tuple(
+                self.dotted("pii.columns", c) for c in self.texts("pii.columns", table["columns"])
+            ),
+            **words,
+        )
+
+    def read_path(self, key: str, table: dict[str, Any]) -> ReadPath:
+        self.keys(
+            key, table, "view filled_by rows_of columns latest_by", "view filled_by rows_of columns"
+        )
+        columns = self.table(f"{key}.columns", table["columns"])
+        read = tuple(
+            self.read_column(f"{key}.columns.{name}", name, spec) for name, spec in columns.items()
+        )
+        latest_by = self.texts(f"{key}.latest_by", table.get("latest_by", []))
+        if not latest_by and any(c.summary == "latest" for c in read):
+            raise self.fault(
+                f"{key}.latest_by", "missing", "name the columns that say which row is the latest"
+            )
+        return ReadPath(
+            view=self.text(f"{key}.view", table["view"]),
+            filled_by=self.text(f"{key}.filled_by", table["filled_by"]),
+            table=self.text(f"{key}.rows_of", table["rows_of"]),
+            columns=read,
+            latest_by=latest_by,
+        )
+
+    def read_column(self, key: str, name: str, spec: object) -> ReadColumn:
+        table = self.table(key, spec)
+        self.keys(key, table, f"type divided_by {' '.join(SUMMARIES)}", "type")
+        told = [s for s in SUMMARIES if s in table]
+        if len(told) != 1:
+            raise self.fault(
+                key, f"says {len(told)} things of the rows", f"use one of: {', '.join(SUMMARIES)}"
+            )
+        divided_by = table.get("divided_by", 1)
+        if type(divided_by) is not int or divided_by < 1:
+            raise self.fault(
+                f"{key}.divided_by", "is not a whole number of at least 1", "for example 100"
+            )
+        if told[0] == "tenant":
+            if table["tenant"] is not True:
+                raise self.fault(f"{key}.tenant", "is not true", "write tenant = true")
+            source = ""
+        else:
+            source = self.text(f"{key}.{told[0]}", table[told[0]])
+        return ReadColumn(
+            name, self.text(f"{key}.type", table["type"]), told[0], source, divided_by
         )
 
     def domains(self, table: dict[str, Any]) -> dict[tuple[str, str], Domain]:

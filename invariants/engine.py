@@ -105,8 +105,9 @@ class Explorer:
     """Searches for violations of one invariant after the other on one environment."""
 
     def __init__(self, environment: Environment, contract: Contract, listener: Listener) -> None:
-        self.environment, self.contract, self.listener = environment, contract, listener
+        self.environment, self.listener = environment, listener
         self.judge = Judge(environment, contract)
+        self.contract = self.judge.contract
 
     def close(self) -> None:
         """Drop the scratch databases."""

@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError
-from invariants.migrate import Migrations, fingerprint, resolve, upgrade
+from invariants.migrate import Lineage, Migrations, fingerprint, lineage, upgrade
 from invariants.patches import apply_patch
 from invariants.servers.base import (
     Content,
@@ -53,14 +53,14 @@ class Environment:
     def __init__(
         self,
         server: ServerInfo,
-        revision: str,
+        lineage: Lineage,
         conninfo: str,
         template: str,
         prefix: str,
         owned: Server | None,
     ) -> None:
         self.server = server
-        self.revision = revision
+        self.lineage = lineage
         self._conninfo = conninfo
         self._template = template
         self._prefix = prefix
@@ -79,7 +79,7 @@ class Environment:
             raise InfrastructureError("the environment's handle is of another version of this tool")
         return cls(
             ServerInfo(handle["kind"], handle["version"], handle["reason"]),
-            handle["revision"],
+            Lineage(tuple(handle["applied"].split()), tuple(handle["known"].split())),
             handle["conninfo"],
             handle["template"],
             handle["prefix"],
@@ -93,11 +93,17 @@ class Environment:
             "kind": self.server.kind,
             "version": self.server.version,
             "reason": self.server.reason,
-            "revision": self.revision,
+            "applied": " ".join(self.lineage.applied),
+            "known": " ".join(self.lineage.known),
             "conninfo": self._conninfo,
             "template": self._template,
             "prefix": self._prefix,
         }
+
+    @property
+    def revision(self) -> str:
+        """The revision the template was migrated to."""
+        return self.lineage.applied[-1]
 
     def scratch(self) -> Scratch:
         """Clone the template. Raises InfrastructureError when the server fails."""
@@ -191,8 +197,8 @@ def open_environment(
     nothing is left behind.
     """
     tell = say or _say
-    revision = resolve(migrations)
-    pinned = Migrations(migrations.config, revision)
+    chain = lineage(migrations)
+    pinned = Migrations(migrations.config, chain.applied[-1])
     content = Content(fingerprint(pinned), lambda conninfo: upgrade(conninfo, pinned))
     server = open_server(spec, content, say=tell, cache=cache)
     try:
@@ -208,7 +214,7 @@ def open_environment(
                 )
             )
         return Environment(
-            server.info, revision, server.conninfo, server.template, server.prefix, owned=server
+            server.info, chain, server.conninfo, server.template, server.prefix, owned=server
         )
     except psycopg.Error as error:
         server.close()

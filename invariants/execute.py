@@ -8,6 +8,7 @@ cheaper than TRUNCATE.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -70,6 +71,7 @@ class Executor:
         self.baseline = self._read_state()
         self._last = self.baseline
         self._sequences = self._sequence_values()
+        self._clock_ahead = self._seconds_ahead()
 
     def __enter__(self) -> Self:
         return self
@@ -267,7 +269,7 @@ class Executor:
             made.append(Step(i, operation, reply.answers[1:], reply.error, state, after))
             state = after
         self._last = state
-        return History(workload, tuple(made), initial)
+        return History(workload, tuple(made), initial, time.time() + self._clock_ahead)
 
     def _unknown(self) -> State:
         return State(frozenset(Record(t, b"", {}, ()) for t in self._names))
@@ -304,6 +306,13 @@ class Executor:
         if previous is not None and state == previous.records:
             return previous
         return State(state)
+
+    def _seconds_ahead(self) -> float:
+        """By how much the server's clock is ahead of ours."""
+        query = "SELECT extract(epoch FROM clock_timestamp())"
+        ((seconds,),) = self._main.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+        assert seconds is not None
+        return float(seconds) - time.time()
 
     def _sequence_values(self) -> dict[str, tuple[int, bool]]:
         values = {}

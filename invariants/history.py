@@ -123,11 +123,12 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """A workload as it was executed."""
+    """A workload as it was executed. `clock` is the server's, in seconds since 1970, at the end."""
 
     workload: Workload
     steps: tuple[Step, ...]
     initial: State
+    clock: float = 0.0
 
     @property
     def final(self) -> State:

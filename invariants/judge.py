@@ -38,7 +38,8 @@ class Judge:
     """Judges workloads on scratch databases of its own; closing it drops them."""
 
     def __init__(self, environment: Environment, contract: Contract) -> None:
-        self.environment, self.contract = environment, contract
+        self.environment = environment
+        self.contract = contract.at(environment.lineage.applied, environment.lineage.known)
         self._executors: dict[tuple[str, int], tuple[Scratch, Executor]] = {}
         self._lane = 0
 

@@ -41,6 +41,27 @@ def resolve(migrations: Migrations) -> str:
     return _resolve(migrations, _scripts(_config(migrations)))
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """Where a revision stands: the revisions from base up to it, and all there are."""
+
+    applied: tuple[str, ...]
+    known: tuple[str, ...]
+
+
+def lineage(migrations: Migrations) -> Lineage:
+    """Return the revisions that lead to `migrations.revision`, oldest first, and the whole chain.
+
+    Raises UsageError like `resolve`.
+    """
+    scripts = _scripts(_config(migrations))
+    revision = _resolve(migrations, scripts)
+    return Lineage(
+        tuple(s.revision for s in scripts.iterate_revisions(revision, "base"))[::-1],
+        tuple(s.revision for s in scripts.walk_revisions())[::-1],
+    )
+
+
 def fingerprint(migrations: Migrations) -> str:
     """Return a hash over everything in the chain that determines the migrated database.
 

@@ -16,7 +16,7 @@ UNTRIGGERED = "triggers-disabled"
 DESCRIPTIONS = {
     "": "the schema as migrated",
     GRANTED: "every table privilege is granted, so that triggers stand alone",
-    UNTRIGGERED: "the triggers of append-only tables are disabled, so that privileges stand alone",
+    UNTRIGGERED: "the triggers that protect rows are disabled, so that privileges stand alone",
 }
 
 
@@ -33,13 +33,14 @@ def statements(premise: str, contract: Contract, catalog: Catalog) -> tuple[str,
         )
         return tuple(
             f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name(t)} TO {roles}"
-            for t in contract.tenancy.tables
+            for t in (contract.tenancy.root, *contract.tenancy.tables)
         )
     if premise == UNTRIGGERED:
         return tuple(
-            f"ALTER TABLE {name(a.table)} DISABLE TRIGGER USER"
-            for a in contract.append_only
+            f"ALTER TABLE {name(t)} DISABLE TRIGGER USER"
+            # A row of the root takes rows of append-only tables with it.
+            for t in (contract.tenancy.root, *(a.table for a in contract.append_only))
             # Also those disabled already: the script of a finding is written after the fact.
-            if catalog.relations[a.table].triggers
+            if catalog.relations[t].triggers
         )
     return ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from invariants.catalog import Catalog
 from invariants.contract import Contract
@@ -255,14 +255,36 @@ def _simpler(value: Value) -> Sequence[Value]:
     if isinstance(value, bool):
         return (False,) if value else ()
     if isinstance(value, int):
-        return [v for v in _PLAIN_NUMBERS if abs(v) < abs(value)]
+        sign = -1 if value < 0 else 1
+        return [sign * v for v in _PLAIN_NUMBERS if v < abs(value)]
     if isinstance(value, Json):
-        return (Json("{}"),) if value.text != "{}" else ()
+        return tuple(dict.fromkeys(Json.of(d) for d in _simpler_documents(value.document)))
     if value is None or _UUID.match(value) or value in ("", "a"):
         return ()
     if _TIME.match(value):
         return (_PLAIN_TIME,) if value > _PLAIN_TIME else ()
     return ("a",)
+
+
+def _simpler_documents(document: Any) -> Iterator[Any]:
+    """Documents with less in them: none of it, one part alone, one part less, a simpler part."""
+    if isinstance(document, dict) and document:
+        yield {}
+        yield from (part for part in document.values() if isinstance(part, dict | list))
+        yield from ({k: v} for k, v in document.items() if len(document) > 2)
+        for key, part in document.items():
+            yield {k: v for k, v in document.items() if k != key}
+            yield from ({**document, key: simpler} for simpler in _simpler_documents(part))
+    elif isinstance(document, list) and document:
+        yield []
+        yield from document
+        for i, part in enumerate(document):
+            yield document[:i] + document[i + 1 :]
+            yield from (
+                [*document[:i], simpler, *document[i + 1 :]] for simpler in _simpler_documents(part)
+            )
+    elif document not in (1, {}, []):
+        yield 1
 
 
 def _swap(old: Value, new: Value) -> Callable[[Value], Value]:

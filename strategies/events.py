@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from invariants.operations import Conflict, Insert, Operation, ident
 from strategies.derived import TIMES
-from strategies.payloads import VENDORS, pool
+from strategies.payloads import VENDORS, payload
 from strategies.registry import Values, new_row, operation, rows
 from strategies.world import World
 
@@ -27,7 +27,7 @@ def event_row(world: World, tenant: str) -> Values:
         "tenant_id": tenant,
         "occurred_at": world.pick(TIMES),
         "revenue_cents": world.pick(REVENUES),
-        "raw_payload": world.pick(pool()[vendor]),
+        "raw_payload": payload(world, vendor),
     }
     if shape < 6:
         row["external_event_id"] = f"{vendor}-{world.below(5)}"
@@ -47,8 +47,8 @@ def dead_event_row(world: World, tenant: str) -> Values:
         "tenant_id": tenant,
         "source": vendor,
         "error_code": world.pick(("schema_mismatch", "unknown_channel", "bad_signature")),
-        "error_detail": world.pick(pool()[vendor]),
-        "raw_payload": world.pick(pool()[vendor]),
+        "error_detail": payload(world, vendor),
+        "raw_payload": payload(world, vendor),
     }
     if world.chance(30):
         row["external_event_id"] = f"{vendor}-{world.below(5)}"

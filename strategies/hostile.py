@@ -83,8 +83,9 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
 
 @operation("truncate", weight=1)
 def truncate(world: World) -> Operation:
-    """TRUNCATE of any tenant-scoped table by any role."""
-    table = world.pick(world.contract.tenancy.tables)
+    """TRUNCATE of any tenant-scoped table, or of the tenants, by any role."""
+    tenancy = world.contract.tenancy
+    table = tenancy.root if world.chance(15) else world.pick(tenancy.tables)
     return world.operation(world.any_role(), world.tenant(), Truncate(table, world.chance(60)))
 
 
@@ -95,6 +96,16 @@ def probe(world: World) -> Operation:
     relation = world.pick(relations)
     statement: Statement = Call(relation[:-2]) if relation.endswith("()") else Select(relation)
     return world.operation(world.any_role(), world.any_setting(), statement)
+
+
+@operation("read", weight=2)
+def read(world: World) -> Operation | None:
+    """A read through one of the API's views, by a role that may."""
+    if not world.contract.read_paths:
+        return None
+    view = world.pick(world.contract.read_paths).view
+    setting = world.any_setting() if world.chance(10) else world.tenant()
+    return world.operation(world.writer("select", view), setting, Select(view))
 
 
 @operation("refresh", weight=1)
@@ -141,12 +152,14 @@ def repair(world: World) -> Operation | None:
 
 @operation("erase", weight=1)
 def erase(world: World) -> Operation | None:
-    """The erasure of a tenant by the role that may."""
+    """The erasure of a tenant by the role that may, or tried by one that must not."""
     role, root = world.contract.tenancy.erased_by, world.contract.tenancy.root
-    if role is None:
-        return None
     key = world.catalog.tables[root].primary_key[0]
-    return world.operation(role, None, Delete(root, ((key, world.tenant()),)))
+    tenant = world.tenant()
+    removal = Delete(root, ((key, tenant),))
+    if role is None or world.chance(30):
+        return world.operation(world.any_role(), tenant, removal)
+    return world.operation(role, None, removal)
 
 
 def readings(world: World) -> list[Operation]:

@@ -1,14 +1,17 @@
-"""Ledger postings and reconciliation runs."""
+"""Ledger postings, corrections and reconciliation runs."""
 
 from __future__ import annotations
 
+from invariants.contract import Ledger
 from invariants.operations import Conflict, Insert, Operation
 from strategies.allocations import allocate
 from strategies.derived import TIMES
 from strategies.registry import Values, new_row, operation, rows
-from strategies.world import World
+from strategies.world import Known, World
 
 TABLE = "revenue_ledger"
+# A time long ago, none at all, and one to come.
+UPDATED = (TIMES[0], "1901-01-01 00:00:00+00", "-infinity", "infinity", "2101-01-01 00:00:00+00")
 
 
 @rows(TABLE)
@@ -23,7 +26,7 @@ def posting_row(world: World, tenant: str) -> Values:
         "revenue_cents": world.pick((0, 1, 100)) if world.chance(8) else amount,
     }
     if world.chance(40):
-        row["updated_at"] = world.pick((TIMES[0], "1901-01-01 00:00:00+00"))
+        row["updated_at"] = world.pick(UPDATED)
     if world.chance(20):
         row["is_verified"] = True
         run = world.recent("reconciliation_runs", tenant)
@@ -56,6 +59,48 @@ def post_to_ledger(world: World) -> Operation:
     if insert.conflict is None:
         return world.operation(role, tenant, insert)
     return world.deliver(role, tenant, insert)
+
+
+@operation("correct", weight=4, tables=(TABLE,))
+def correct(world: World) -> Operation | None:
+    """Corrections of a posting: of part of it, of all, of more, of another's, of a correction."""
+    tenant = world.tenant()
+    rule = world.contract.ledger_of(TABLE)
+    if rule is None or rule.corrects is None:
+        return None
+    posting = world.reference(TABLE, tenant, hostile=12)
+    if posting is None:
+        return post_to_ledger(world)
+    if posting.values.get(rule.corrects) is not None and world.chance(80):
+        # Corrections are in the table as well; mostly their posting is meant.
+        posting = _posting_of(world, posting, rule.corrects) or posting
+    amount = posting.values.get(rule.amount)
+    amount = amount if isinstance(amount, int) else 0
+    parts = world.pick(((-amount,), (-1,), (-amount, -1), (-amount - 1,), (-(amount // 2),), (1,)))
+    rows_ = [_correction(world, tenant, posting, rule, part) for part in parts]
+    inserts = [Insert(TABLE, tuple(row), (tuple(row.values()),)) for row in rows_]
+    return world.operation(world.writer("insert", TABLE), tenant, *inserts)
+
+
+def _posting_of(world: World, correction: Known, corrects: str) -> Known | None:
+    named = correction.values[corrects]
+    return next((k for k in world.known[TABLE] if k.id == named), None)
+
+
+def _correction(world: World, tenant: str, posting: Known, rule: Ledger, amount: int) -> Values:
+    posts = posting.values.get(rule.posts)
+    if world.chance(8) and (other := world.recent(rule.source_table, tenant)) is not None:
+        posts = other.id
+    assert rule.corrects is not None
+    row: Values = {
+        "id": world.new_id(TABLE),
+        "tenant_id": tenant,
+        rule.posts: posts,
+        rule.corrects: posting.id,
+        rule.amount: max(amount, -(2**31)),
+    }
+    world.remember(TABLE, tenant, row)
+    return row
 
 
 @operation("reconcile", weight=4, tables=("reconciliation_runs",))

@@ -3,31 +3,32 @@
 import io
 import logging
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import psycopg
 import pytest
 import yaml
 from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import Connection
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from invariants.catalog_diff import catalog_difference, catalog_fingerprint
+from tests.databases import (
+    DOCUMENTED_HEAD,
+    ROOT,
+    TENANT_SCOPED_TABLES,
+    Database,
+    MakeDatabase,
+    config,
+    database_maker,
+    plain_owner,
+    some_id,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTED_HEAD = "202511141311"
 DOCUMENTED = [
     "baseline",
     "202511131115",
@@ -44,13 +45,6 @@ DOCUMENTED = [
     "202511141302",
     "202511141310",
     "202511141311",
-]
-TENANT_SCOPED_TABLES = [
-    "attribution_events",
-    "dead_events",
-    "attribution_allocations",
-    "revenue_ledger",
-    "reconciliation_runs",
 ]
 CANONICAL_CODES = {
     "facebook_paid",
@@ -74,94 +68,6 @@ LEGACY_CHANNELS = {
     "paid_search",
     "display",
 }
-
-
-class Database:
-    """A scratch database, and who migrates it."""
-
-    def __init__(self, server_url: str, name: str, migrator: str | None = None) -> None:
-        self.name = name
-        self.migrator = migrator
-        self.conninfo = make_conninfo(server_url, dbname=name)
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """A superuser's connection."""
-        return psycopg.connect(self.conninfo, autocommit=True)
-
-    def execute(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
-        """Run one statement as the superuser."""
-        with self.connect() as conn:
-            cursor = conn.execute(query.encode(), args or None)
-            return cursor.fetchall() if cursor.description else []
-
-    def _connect_as_migrator(self) -> psycopg.Connection[Any]:
-        conn = psycopg.connect(self.conninfo)
-        if self.migrator is not None:
-            conn.execute(
-                sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(self.migrator))
-            )
-            conn.commit()
-        return conn
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A SQLAlchemy connection of the migrator."""
-        engine = create_engine(
-            "postgresql+psycopg://", creator=self._connect_as_migrator, poolclass=NullPool
-        )
-        with engine.connect() as connection:
-            yield connection
-
-    def upgrade(self, revision: str = DOCUMENTED_HEAD) -> None:
-        with self.connection() as connection:
-            command.upgrade(config(connection), revision)
-
-    def downgrade(self, revision: str) -> None:
-        with self.connection() as connection:
-            command.downgrade(config(connection), revision)
-
-    def revision(self) -> str | None:
-        rows = self.execute("SELECT version_num FROM alembic_version")
-        return str(rows[0][0]) if rows else None
-
-    def fingerprint(self) -> dict[str, str]:
-        with self.connect() as conn:
-            return catalog_fingerprint(conn)
-
-
-def config(connection: Connection | None = None, output: io.StringIO | None = None) -> Config:
-    result = Config(str(ROOT / "alembic.ini"), output_buffer=output)
-    if connection is not None:
-        result.attributes["connection"] = connection
-    return result
-
-
-MakeDatabase = Callable[..., Database]
-
-
-@contextmanager
-def database_maker(server_url: str) -> Iterator[MakeDatabase]:
-    """Gives a function that makes databases, and drops them at the end."""
-    made: list[str] = []
-    admin = psycopg.connect(server_url, autocommit=True)
-
-    def make(migrator: str | None = None, template: str = "template1") -> Database:
-        name = f"test_migrations_{uuid.uuid4().hex}"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-            sql.Identifier(name), sql.Identifier(template)
-        )
-        if migrator is not None:
-            statement += sql.SQL(" OWNER {}").format(sql.Identifier(migrator))
-        admin.execute(statement)
-        made.append(name)
-        return Database(server_url, name, migrator)
-
-    with admin:
-        yield make
-        for name in made:
-            admin.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
 
 
 @pytest.fixture
@@ -196,16 +102,7 @@ def database(
     """An empty database, migrated by a superuser or by a migration_owner that owns it."""
     if request.param == "superuser":
         return make_database()
-    # The four roles belong to the server and to every test on it, so they stay.
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        for role in ("app_rw", "app_ro", "app_admin", "migration_owner"):
-            create_role_when_missing(admin, role)
-        rows = admin.execute(
-            "SELECT rolsuper OR rolbypassrls OR rolcreaterole FROM pg_roles"
-            " WHERE rolname = 'migration_owner'"
-        ).fetchall()
-        assert rows == [(False,)]
-    return make_database(migrator="migration_owner")
+    return make_database(migrator=plain_owner(server_url))
 
 
 @pytest.fixture
@@ -216,17 +113,6 @@ def plain_role(server_url: str) -> Iterator[str]:
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
         yield name
         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
-
-
-def create_role_when_missing(admin: psycopg.Connection[Any], role: str) -> None:
-    if admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
-        # Another worker may be faster.
-        with suppress(errors.DuplicateObject, errors.UniqueViolation):
-            admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-
-
-def some_id(number: int) -> str:
-    return str(uuid.UUID(int=number))
 
 
 def add_event(database: Database, number: int = 1, revenue_cents: int = 100) -> None:
@@ -358,10 +244,7 @@ def test_the_printed_sql_makes_the_same_catalog(
 def test_database_url_names_the_database(
     as_superuser: Database, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    parameters = conninfo_to_dict(as_superuser.conninfo)
-    monkeypatch.setenv(
-        "DATABASE_URL", f"{scheme}:///{parameters.pop('dbname')}?{urlencode(parameters)}"
-    )
+    monkeypatch.setenv("DATABASE_URL", as_superuser.url(scheme))
     command.upgrade(config(), DOCUMENTED_HEAD)
     assert as_superuser.revision() == DOCUMENTED_HEAD
 

@@ -9,7 +9,10 @@ from invariants.checks.append_only import AppendOnly
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Signature, Violation
 from invariants.checks.cross_tenant import CrossTenant
 from invariants.checks.idempotent_ingest import IdempotentIngest
+from invariants.checks.ledger import LedgerAddsUp
 from invariants.checks.liveness import Liveness
+from invariants.checks.pii import PiiKeptOut
+from invariants.checks.read_path import ReadPathTrue
 from invariants.checks.taxonomy import TaxonomyKept
 from invariants.errors import UsageError
 
@@ -32,6 +35,9 @@ INVARIANTS: Mapping[str, Invariant] = {
         AllocationSum(),
         IdempotentIngest(),
         TaxonomyKept(),
+        LedgerAddsUp(),
+        ReadPathTrue(),
+        PiiKeptOut(),
         Liveness(),
     )
 }

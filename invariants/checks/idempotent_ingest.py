@@ -89,7 +89,7 @@ class IdempotentIngest(Invariant):
         rule = _rule(case, change.table)
         guard = "first write wins"
         if change.effect == "insert":
-            key = _key(rule, change.record) if rule else None
+            key = _key(case, rule, change.record) if rule else None
             guard = f"unique ({', '.join(key[0])})" if key else "no key"
         return Violation(
             signature=self.signature(change.effect, change.table, guard),
@@ -130,7 +130,7 @@ class IdempotentIngest(Invariant):
         statement: Insert,
         row: Mapping[str, Value],
     ) -> Violation:
-        key = _key(rule, row)
+        key = _key(case, rule, row)
         assert key is not None
         tenant = case.contract.tenancy.column
         guard = guards.spanning(statement, tenant, case.catalog)
@@ -151,13 +151,15 @@ class IdempotentIngest(Invariant):
 
     def _duplicate(self, case: Case, step: Step, row: Record) -> Iterator[Violation]:
         rule = _rule(case, row.table)
-        key = _key(rule, row) if rule else None
+        key = _key(case, rule, row) if rule else None
         if rule is None or key is None:
             return
         twins = [
             r
             for r in step.after.rows(row.table)
-            if r is not row and case.tenant_of(r) == case.tenant_of(row) and _key(rule, r) == key
+            if r is not row
+            and case.tenant_of(r) == case.tenant_of(row)
+            and _key(case, rule, r) == key
         ]
         if not twins:
             return
@@ -197,7 +199,7 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
 
     A primary key that somebody has already is another matter: see the contract's accepted channels.
     """
-    key, tenant = _key(rule, row), row.get(case.contract.tenancy.column)
+    key, tenant = _key(case, rule, row), row.get(case.contract.tenancy.column)
     table = case.catalog.tables[rule.table]
     if key is None or tenant is None or tenant != step.operation.actor.tenant:
         return False
@@ -205,17 +207,14 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
         return False
     taken = tuple(row.get(c) for c in table.primary_key)
     return step.after.find(rule.table, taken) is None and not any(
-        case.tenant_of(r) == tenant and _key(rule, r) == key for r in step.after.rows(rule.table)
+        case.tenant_of(r) == tenant and _key(case, rule, r) == key
+        for r in step.after.rows(rule.table)
     )
 
 
-def _key(rule: Idempotency, row: Record | Mapping[str, Value]) -> Key | None:
+def _key(case: Case, rule: Idempotency, row: Record | Mapping[str, Value]) -> Key | None:
     """The key of a row: the first whose columns are all set."""
-    for columns in rule.keys:
-        values = tuple(row.get(c) for c in columns)
-        if None not in values:
-            return columns, values
-    return None
+    return case.contract.key_of(rule.table, row.values if isinstance(row, Record) else row)
 
 
 def _still_there(case: Case, earlier: Step, step: Step) -> bool:
@@ -225,6 +224,6 @@ def _still_there(case: Case, earlier: Step, step: Step) -> bool:
             continue
         now = step.before.find(change.table, change.record.key)
         rule = _rule(case, change.table)
-        if now is None or (rule and _key(rule, now) != _key(rule, change.record)):
+        if now is None or (rule and _key(case, rule, now) != _key(case, rule, change.record)):
             return False
     return True

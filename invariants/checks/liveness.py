@@ -1,4 +1,4 @@
-"""liveness: what the contract permits is accepted, with the effect it promises."""
+"""liveness: operations come out as the contract says, neither refused nor accepted wrongly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,35 @@ from invariants.checks.base import (
 from invariants.history import Step
 from invariants.operations import Select
 
+# Why an operation is to be refused, by the rule that the model names.
+_WHY = {
+    "privilege": "the role is not promised it",
+    "tenant": "the row is not the actor's tenant's",
+    "type": "the value is not of the column's type",
+    "not null": "a column that is NOT NULL has no value",
+    "domain": "the value is out of the column's domain",
+    "pii": "the document has a key that names personal data",
+    "key": "the row has no key by which a second delivery is recognised",
+    "unique": "another row has the key",
+    "reference": "what it refers to is not there for this tenant, or it would not be afterwards",
+    "amount": "a posting carries the amount of what it posts",
+    "correction of a correction": "a correction names a posting",
+    "net below zero": "a posting and its corrections together are not below zero",
+    "sum": "the rows that split an amount do not add up to it",
+}
+
 
 class Liveness(Invariant):
-    """A schema that refuses everything passes every safety check; this one it does not pass."""
+    """The model of the contract predicts every operation; any disagreement is a violation.
+
+    A schema that refuses everything passes every safety check; this one it does not pass.
+    """
 
     name = "liveness"
-    promise = "What the contract permits is accepted, with the effect it promises."
+    promise = (
+        "What the contract permits is accepted, with the effect it promises and no other; "
+        "what it does not permit is refused."
+    )
     share = 5
     readings_percent = 12
     focus = {
@@ -38,26 +61,45 @@ class Liveness(Invariant):
     }
 
     def check(self, case: Case) -> Iterator[Violation]:
-        """Compare every operation with what the model of the contract expects."""
+        """Compare every operation with what the model of the contract predicts."""
         for step in case.history.steps:
-            expectation = model.expect(case.contract, case.catalog, step.before, step.operation)
-            if expectation is None:
+            prediction = model.predict(case.contract, case.catalog, step.before, step.operation)
+            if prediction is None:
                 continue
             if step.error is not None:
-                yield self._refused(case, step)
-                continue
-            yield from self._unread(case, step, expectation)
-            for amiss in model.disagreements(expectation, case.catalog, case.contract, step.after):
-                yield self._without_effect(case, step, amiss)
+                if prediction.commits:
+                    yield self._refused(case, step)
+            elif prediction.commits is False:
+                yield self._accepted(step, prediction)
+            else:
+                yield from self._unread(case, step, prediction)
+                for amiss in model.disagreements(prediction, case.catalog, case.contract, step):
+                    yield self._otherwise(case, step, amiss)
 
-    def _without_effect(self, case: Case, step: Step, amiss: model.Disagreement) -> Violation:
+    def _accepted(self, step: Step, prediction: model.Prediction) -> Violation:
+        statement = step.operation.statements[prediction.position]
+        actor = step.operation.actor.role or "the operator"
+        return Violation(
+            signature=self.signature(
+                statement.kind, statement.relation, f"{prediction.rule} not enforced"
+            ),
+            operation=step.index,
+            summary=f"{actor}'s {statement.kind} of {statement.relation} is accepted, and the "
+            f"contract does not permit it: {_WHY[prediction.rule]}",
+            promise="What the contract does not permit is refused.",
+            proof=(Condition("accepted", step.index),),
+        )
+
+    def _otherwise(self, case: Case, step: Step, amiss: model.Disagreement) -> Violation:
         columns = case.catalog.tables[amiss.table].primary_key
         values = dict(zip(columns, amiss.key, strict=True))
         wanted = row_matches(amiss.table, {**values, **(amiss.wanted or {})})
         return Violation(
-            signature=self.signature(step.operation.statements[-1].kind, amiss.table, "no effect"),
+            signature=self.signature(
+                step.operation.statements[-1].kind, amiss.table, "another effect"
+            ),
             operation=step.index,
-            summary=f"{step.operation.actor.role} is told that it went well, "
+            summary=f"{step.operation.actor.role or 'the operator'} is told that it went well, "
             f"but a row of {amiss.table} {amiss.what}",
             promise=self.promise,
             proof=(
@@ -82,10 +124,8 @@ class Liveness(Invariant):
             proof=(Condition("refused", step.index),),
         )
 
-    def _unread(
-        self, case: Case, step: Step, expectation: model.Expectation
-    ) -> Iterator[Violation]:
-        for position, (table, keys) in expectation.selected.items():
+    def _unread(self, case: Case, step: Step, prediction: model.Prediction) -> Iterator[Violation]:
+        for position, (table, keys) in prediction.selected.items():
             statement, answer = step.operation.statements[position], step.answers[position]
             assert isinstance(statement, Select)
             columns = case.catalog.tables[table].primary_key

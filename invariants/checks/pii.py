@@ -1,0 +1,122 @@
+"""pii: no key that names personal data is stored, at any depth; what only looks similar is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from invariants import model, sql
+from invariants.checks import guards
+from invariants.checks.base import (
+    Case,
+    Condition,
+    Evidence,
+    Invariant,
+    Violation,
+    key_of,
+    row_matches,
+    shown,
+)
+from invariants.contract import Pii
+from invariants.history import Change, Step
+
+
+class PiiKeptOut(Invariant):
+    """Documents are judged by their keys, as the contract's words say."""
+
+    name = "pii"
+    promise = "No key that names personal data is stored, at any depth; what is none is accepted."
+    focus = {
+        "ingest": 16,
+        "misread": 16,
+        "record": 4,
+        "tamper": 12,
+        "repair": 8,
+        "allocate": 0,
+        "reassign": 0,
+        "deallocate": 0,
+        "post_to_ledger": 0,
+        "correct": 0,
+        "refresh": 0,
+        "probe": 0,
+        "taxonomy": 0,
+        "truncate": 0,
+        "erase": 0,
+        "reconcile": 0,
+    }
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Check every document that is new, and every refusal of one."""
+        pii = case.contract.pii
+        if pii is None:
+            return
+        for step in case.history.steps:
+            for change in step.changes:
+                for table, column in pii.columns:
+                    if change.table == table and change.after is not None:
+                        yield from self._stored(case, pii, step, change, column)
+            if step.error is not None:
+                yield from self._refused(case, pii, step)
+
+    def _stored(
+        self, case: Case, pii: Pii, step: Step, change: Change, column: str
+    ) -> Iterator[Violation]:
+        after = change.after
+        assert after is not None
+        if change.before is not None and change.before[column] == after[column]:
+            return
+        keys = model.pii_keys(pii, after[column])
+        if not keys:
+            return
+        paths = " OR ".join(
+            "jsonb_path_exists(t.{c}::jsonb, {p})".format(
+                c=sql.name(column), p=sql.literal(f"$.**.{_quoted(k)}")
+            )
+            for k in keys[:1]
+        )
+        where = row_matches(change.table, key_of(case, after)).removeprefix("EXISTS (SELECT FROM ")
+        table, _, condition = where.removesuffix(")").partition(" WHERE ")
+        yield Violation(
+            signature=self.signature(change.effect, change.table, column),
+            operation=step.index,
+            summary=f"{change.table}.{column} holds a key that names personal data: {keys[0]!r}",
+            promise=self.promise,
+            proof=(
+                Condition(
+                    "state",
+                    step.index,
+                    f"EXISTS (SELECT FROM {table} t WHERE {condition} AND ({paths}))",
+                ),
+            ),
+            evidence=(Evidence("the row", shown(after)),),
+        )
+
+    def _refused(self, case: Case, pii: Pii, step: Step) -> Iterator[Violation]:
+        error, statement = step.error, step.failed_statement
+        assert error is not None
+        relation = case.catalog.tables.get(statement.relation)
+        checked = {c for t, c in pii.columns if t == statement.relation}
+        if relation is None or not checked:
+            return
+        concerned = any(
+            c.name == error.constraint and checked & set(c.columns) for c in relation.checks
+        ) or bool(error.function)
+        prediction = model.predict(case.contract, case.catalog, step.before, step.operation)
+        if not concerned or prediction is None or not prediction.commits:
+            return
+        yield Violation(
+            signature=self.signature(
+                statement.kind,
+                statement.relation,
+                f"{guards.refusing(error, statement, case.catalog)} refuses other keys",
+            ),
+            operation=step.index,
+            summary=f"{statement.relation} refuses a document without a key that names personal "
+            f"data: {error.message}",
+            promise=self.promise,
+            proof=(Condition("refused", step.index),),
+        )
+
+
+def _quoted(key: str) -> str:
+    """A key in a jsonpath."""
+    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

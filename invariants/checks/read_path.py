@@ -1,0 +1,257 @@
+"""read-path: what tenants read through the API's views is right, and refreshing never fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from invariants import sql
+from invariants.checks import guards
+from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
+from invariants.contract import ReadColumn, ReadPath
+from invariants.history import Record, State, Step
+from invariants.operations import Refresh, Select
+from invariants.wire import Answer
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_MAXIMA = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
+# Refreshing, reading and our own clock are this far apart at most.
+_CLOCK_TOLERANCE_SECONDS = 600
+
+# What a column shows: NULL, or a text to compare in its canonical form.
+Shown = str | None
+
+
+class ReadPathTrue(Invariant):
+    """Reads are compared with a recomputation from the rows at the time of the last refresh."""
+
+    name = "read-path"
+    promise = (
+        "What a tenant reads through the API's views is what its rows were at the last refresh, in "
+        "the columns and types of the API; a refresh never fails."
+    )
+    share = 3
+    readings_percent = 25
+    focus = {
+        "ingest": 6,
+        "allocate": 8,
+        "post_to_ledger": 14,
+        "correct": 8,
+        "reconcile": 14,
+        "refresh": 16,
+        "read": 20,
+        "erase": 2,
+        "misread": 0,
+        "taxonomy": 0,
+        "truncate": 0,
+        "probe": 0,
+    }
+
+    def check(self, case: Case) -> Iterator[Violation]:
+        """Check every refresh, the shape of every view, and every read of one."""
+        filled = dict.fromkeys(case.catalog.materialized_views, case.history.initial)
+        paths = {path.view: path for path in case.contract.read_paths}
+        for step in case.history.steps:
+            if isinstance(step.operation.statements[0], Refresh):
+                if step.error is not None:
+                    yield self._unrefreshed(case, step)
+                else:
+                    filled |= {s.relation: step.before for s in step.operation.statements}
+                continue
+            for statement, answer in step.queries:
+                path = paths.get(statement.relation)
+                if path is None or not isinstance(statement, Select) or statement.where:
+                    continue
+                if case.is_application(step):
+                    if wrong := self._misshapen(case, step, path):
+                        yield wrong
+                        return
+                    yield from self._misread(case, step, path, answer, filled[path.filled_by])
+
+    def _unrefreshed(self, case: Case, step: Step) -> Violation:
+        error, statement = step.error, step.failed_statement
+        assert error is not None
+        return Violation(
+            signature=self.signature(
+                "refresh",
+                statement.relation,
+                guards.refusing(error, statement, case.catalog),
+            ),
+            operation=step.index,
+            summary=f"{statement.relation} cannot be refreshed: {error.message}",
+            promise="A refresh, plain or concurrent, never fails on data.",
+            proof=(Condition("refused", step.index),),
+        )
+
+    def _misshapen(self, case: Case, step: Step, path: ReadPath) -> Violation | None:
+        found = [(c.name, c.type) for c in case.catalog.relations[path.view].columns.values()]
+        wanted = [(c.name, c.type) for c in path.columns]
+        if found == wanted:
+            return None
+        columns = ", ".join(f"('{n}', '{t}')" for n, t in wanted)
+        return Violation(
+            signature=self.signature("select", path.view, "columns"),
+            operation=step.index,
+            summary=f"{path.view} has the columns {_listed(found)} instead of {_listed(wanted)}",
+            promise="A view of the API has the columns and types of its response.",
+            proof=(
+                Condition(
+                    "state",
+                    step.index,
+                    "(SELECT array_agg((attname::text, format_type(CASE WHEN t.typtype = 'd' "
+                    "THEN t.typbasetype ELSE t.oid END, NULL)) ORDER BY attnum) "
+                    "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+                    f"WHERE attrelid = '{sql.name(path.view)}'::regclass AND attnum > 0) "
+                    f"IS DISTINCT FROM ARRAY[{columns}]::record[]",
+                ),
+            ),
+        )
+
+    def _misread(
+        self, case: Case, step: Step, path: ReadPath, answer: Answer, state: State
+    ) -> Iterator[Violation]:
+        tenant = step.operation.actor.tenant
+        rows = [r for r in state.rows(path.table) if case.tenant_of(r) == tenant]
+        places = [answer.columns.index(c.name) for c in path.columns]
+        got = [
+            {
+                c.name: None if row[p] is None else (row[p] or b"").decode()
+                for c, p in zip(path.columns, places, strict=True)
+            }
+            for row in answer.rows
+        ]
+        if not rows or tenant is None or not _UUID.match(tenant):
+            if got:
+                yield self._violation(
+                    step,
+                    path,
+                    "rows",
+                    f"{len(got)} rows where the tenant has none",
+                    got,
+                    rows,
+                    f"EXISTS (SELECT FROM {sql.name(path.view)})",
+                )
+            return
+        if len(got) != 1:
+            yield self._violation(
+                step,
+                path,
+                "rows",
+                f"{len(got)} rows instead of one",
+                got,
+                rows,
+                f"(SELECT count(*) <> 1 FROM {sql.name(path.view)})",
+            )
+            return
+        for column in path.columns:
+            wanted = _expected(case, path, column, tenant, rows)
+            if not _agrees(column, got[0][column.name], wanted):
+                yield self._violation(
+                    step,
+                    path,
+                    column.name,
+                    f"{column.name} = {got[0][column.name]} instead of {wanted}",
+                    got,
+                    rows,
+                    f"NOT EXISTS (SELECT FROM {sql.name(path.view)} "
+                    f"WHERE {_condition(column, wanted, rows)})",
+                )
+
+    def _violation(
+        self,
+        step: Step,
+        path: ReadPath,
+        guard: str,
+        what: str,
+        got: list[dict[str, Shown]],
+        rows: list[Record],
+        proof: str,
+    ) -> Violation:
+        return Violation(
+            signature=self.signature("select", path.view, guard),
+            operation=step.index,
+            summary=f"{step.operation.actor.role} reads {what} from {path.view}",
+            promise="A tenant reads what its rows were at the last refresh, and of its own only.",
+            proof=(Condition("seen", step.index, proof),),
+            evidence=(
+                Evidence("what it read", tuple(got)),
+                Evidence(f"its rows of {path.table} at the last refresh", shown(*rows)),
+            ),
+        )
+
+
+def _listed(columns: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in columns)
+
+
+def _expected(
+    case: Case, path: ReadPath, column: ReadColumn, tenant: str, rows: list[Record]
+) -> Any:
+    """What a column must show; for an age, the seconds at the time of the run."""
+    values = [r[column.source] for r in rows] if column.source else []
+    match column.summary:
+        case "tenant":
+            return tenant
+        case "sum":
+            return Decimal(sum(v for v in values if v is not None)) / column.divided_by
+        case "any":
+            return any(values)
+        case "latest":
+            latest = max(rows, key=lambda r: tuple(str(r[c]) for c in path.latest_by))
+            return latest[column.source]
+        case "age":
+            return _age(case.history.clock, max(map(str, values)), _MAXIMA.get(column.type))
+
+
+def _age(now: float, moment: str, maximum: int | None) -> float:
+    """Seconds since a moment as row_to_json prints it, from 0 to what the type holds."""
+    top = float("inf") if maximum is None else float(maximum)
+    if moment.endswith("infinity"):
+        return top if moment.startswith("-") else 0.0
+    return min(max(now - datetime.fromisoformat(moment).timestamp(), 0.0), top)
+
+
+def _agrees(column: ReadColumn, got: Shown, wanted: Any) -> bool:
+    if got is None or wanted is None:
+        return got is None and wanted is None
+    match column.summary:
+        case "sum":
+            return Decimal(got) == wanted
+        case "any":
+            return (got == "t") == wanted
+        case "age":
+            return abs(float(got) - wanted) <= _CLOCK_TOLERANCE_SECONDS
+        case _:
+            return _canonical(column.type, got) == _canonical(column.type, str(wanted))
+
+
+def _canonical(kind: str, text: str) -> str:
+    """Times are spelled with a T and minutes of offset by row_to_json, without by a SELECT."""
+    if not kind.startswith("timestamp") or "infinity" in text:
+        return text
+    moment = datetime.fromisoformat(re.sub(r"([+-]\d\d)\Z", r"\1:00", text))
+    return moment.isoformat()
+
+
+def _condition(column: ReadColumn, wanted: Any, rows: list[Record]) -> str:
+    """An SQL condition: the column shows what it must."""
+    name = sql.name(column.name)
+    if column.summary == "age":
+        moment = sql.literal(max(str(r[column.source]) for r in rows))
+        seconds = (
+            f"{wanted:.0f}"
+            if "infinity" in moment
+            else f"greatest(0, least(extract(epoch FROM now() - {moment}::timestamptz), "
+            f"{_MAXIMA.get(column.type, 2**63 - 1)}))"
+        )
+        return f"abs({name} - {seconds}) <= {_CLOCK_TOLERANCE_SECONDS}"
+    if wanted is None:
+        return f"{name} IS NULL"
+    if column.summary == "any":
+        return name if wanted else f"NOT {name}"
+    if column.summary == "sum":
+        return f"{name} = {wanted}"
+    return f"{name} = {sql.literal(str(wanted))}"
