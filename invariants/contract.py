@@ -129,15 +129,13 @@ class Pii:
             "|".join("_?".join(map(re.escape, words.split())) for words in listed) or "(?!)"
             for listed in (self.last_words, self.whole)
         )
-        return re.compile(f"(?:^|.*_)(?:{last})_?\\Z|(?:{whole})_?\\Z")
+        return re.compile(rf"(?:(?:.*_)?(?:{last})|(?:{whole}))[0-9_]*\Z")
 
     def names(self, key: str) -> bool:
         """Whether a key names personal data."""
         divided = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", key)
         words = re.sub(r"[^A-Za-z0-9]+", "_", divided).strip("_").lower()
-        return bool(self._pattern.match(re.sub(r"[0-9_]+\Z", "", words))) or bool(
-            self._pattern.match(words)
-        )
+        return bool(self._pattern.match(words))
 
 
 @dataclass(frozen=True)

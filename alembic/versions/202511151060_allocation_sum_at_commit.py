@@ -82,6 +82,8 @@ def check_allocations() -> None:
             FOR EACH ROW
             EXECUTE FUNCTION check_allocation_sum()
     """)
+    # Else a trigger on a table of one's own would run it as the owner.
+    op.execute("REVOKE EXECUTE ON FUNCTION check_allocation_sum() FROM PUBLIC")
     op.execute("""
         COMMENT ON FUNCTION check_allocation_sum() IS
             'Validates that allocations sum to event revenue per (event_id, model_version) with a '
@@ -134,6 +136,7 @@ def check_events() -> None:
             FOR EACH ROW
             EXECUTE FUNCTION check_event_revenue()
     """)
+    op.execute("REVOKE EXECUTE ON FUNCTION check_event_revenue() FROM PUBLIC")
     op.execute("""
         COMMENT ON FUNCTION check_event_revenue() IS
             'Validates that a repaired event still has the revenue that its allocations sum to, '
@@ -150,8 +153,9 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER trg_check_event_revenue ON attribution_events")
     op.execute("DROP FUNCTION check_event_revenue()")
     op.execute("DROP TRIGGER trg_check_allocation_sum ON attribution_allocations")
+    op.execute("DROP FUNCTION check_allocation_sum()")
     op.execute("""
-        CREATE OR REPLACE FUNCTION check_allocation_sum()
+        CREATE FUNCTION check_allocation_sum()
         RETURNS TRIGGER AS $$
         DECLARE
             checked_event_id uuid;

@@ -68,6 +68,10 @@ def post_amounts() -> None:
         ALTER TABLE revenue_ledger
             ADD CONSTRAINT ck_revenue_ledger_posted_cents_not_negative CHECK (posted_cents >= 0)
     """)
+    op.execute("""
+        COMMENT ON CONSTRAINT ck_revenue_ledger_posted_cents_not_negative ON revenue_ledger IS
+            'A posting is not negative; a correction may be.'
+    """)
     op.execute("DROP INDEX idx_revenue_ledger_tenant_allocation_id")
     op.execute("""
         CREATE UNIQUE INDEX idx_revenue_ledger_tenant_allocation_id
@@ -148,6 +152,8 @@ def check_nets() -> None:
         END;
         $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
     """)
+    # Else a trigger on a table of one's own would run it as the owner.
+    op.execute("REVOKE EXECUTE ON FUNCTION check_ledger_net() FROM PUBLIC")
     op.execute("""
         COMMENT ON FUNCTION check_ledger_net() IS
             'Validates that a correction names a posting, and that a posting and its corrections '

@@ -219,11 +219,11 @@ def _agrees(column: ReadColumn, got: Shown, wanted: Any) -> bool:
         return got is None and wanted is None
     match column.summary:
         case "sum":
-            return Decimal(got) == wanted
+            return bool(Decimal(got) == wanted)
         case "any":
-            return (got == "t") == wanted
+            return bool((got == "t") == wanted)
         case "age":
-            return abs(float(got) - wanted) <= _CLOCK_TOLERANCE_SECONDS
+            return bool(abs(float(got) - wanted) <= _CLOCK_TOLERANCE_SECONDS)
         case _:
             return _canonical(column.type, got) == _canonical(column.type, str(wanted))
 
