@@ -568,7 +568,11 @@ def refuses_to_migrate(
 def test_data_that_broke_the_refresh_do_not_stop_the_upgrade(documented: Database) -> None:
     with unchecked(documented) as session:
         for tenant in (A, B):
-            session.run(UNPLACED["runs at one time"][0].format(**names_of(tenant)))
+            session.run(
+                "INSERT INTO reconciliation_runs (id, tenant_id, last_run_at)"
+                " SELECT '{new}', tenant_id, last_run_at FROM reconciliation_runs"
+                " WHERE id = '{own}'".format(**names_of(tenant))
+            )
         session.run("UPDATE revenue_ledger SET updated_at = '1901-01-01' WHERE id = %s", A)
         session.run("UPDATE revenue_ledger SET updated_at = 'infinity' WHERE id = %s", B)
     kept = rows(documented)
