@@ -1011,7 +1011,6 @@ class TestLiveness:
     def test_what_the_contract_leaves_open_may_be_refused(self, lab: Lab) -> None:
         shown = workload(
             of(A, event(1, cents=-1)),
-            of(A, event(1, external_event_id=None)),
             of(A, event(1)),
             of(A, allocation(1, cents=40)),
             of(A, allocation(1, channel_code="nowhere")),
