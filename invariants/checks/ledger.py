@@ -146,6 +146,8 @@ def _misposts(case: Case, rule: Ledger, state: State, row: Record) -> Iterator[_
         for r in state.rows(rule.table)
         if r is not row
         and r[rule.posts] == row[rule.posts]
+        # Another tenant's posting of it leads to another tenant's row, which is a fault of its own.
+        and case.tenant_of(r) == case.tenant_of(row)
         and row[rule.posts] is not None
         and not rule.is_correction(r.values)
     ]
