@@ -36,7 +36,7 @@ import psycopg
 from benchmarks.figures import machine, middle, spread, table
 from invariants import options
 from invariants.errors import InfrastructureError, InvariantsError
-from invariants.migrate import resolve, upgrade
+from invariants.migrate import lineage, upgrade
 from invariants.options import SchemaOptions
 from invariants.patches import apply_patch
 from invariants.run import migrations, schema
@@ -432,7 +432,10 @@ def sides(wanted: SchemaOptions, size: Size) -> Iterator[tuple[ServerInfo, Side,
                 apply_patch(after, patch)
             settle(before)
             settle(after)
-            with _side(environment.revision, before) as one, _side(resolve(goal), after) as other:
+            with (
+                _side(environment.revision, before) as one,
+                _side(lineage(goal).applied[-1], after) as other,
+            ):
                 yield environment.server, one, other
         except psycopg.Error as error:
             raise InfrastructureError(f"the server failed: {database_message(error)}") from error

@@ -1,4 +1,4 @@
-"""The command `invariants`: run and replay."""
+"""The command `invariants`: run, replay and history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from typing import NoReturn
 from invariants import options
 from invariants.checks import INVARIANTS
 from invariants.counterexample import load, write
-from invariants.errors import EXIT_HELD, EXIT_USAGE, EXIT_VIOLATED, InvariantsError, UsageError
+from invariants.errors import (
+    EXIT_HELD,
+    EXIT_INFRASTRUCTURE,
+    EXIT_USAGE,
+    EXIT_VIOLATED,
+    InvariantsError,
+    UsageError,
+)
 from invariants.options import RunOptions, SchemaOptions
 
 _EXIT_INTERRUPTED = 130
@@ -45,6 +52,18 @@ _REPLAY_EXAMPLES = """\
 examples:
   invariants replay artifacts/*.json
   invariants replay --apply-sql fix.sql artifacts/NAME.json    does the patch mend it?"""
+
+_HISTORY_EXAMPLES = """\
+examples:
+  invariants history tests/counterexamples/*.json
+  invariants history --replay-only --since 202511151060 artifacts/*.json
+  invariants history --seed 1 --update docs/findings.md tests/counterexamples/*.json"""
+
+_HISTORY = """\
+Say which revision mends what: replay kept counterexamples at every revision, and search at every
+revision. Writes two Markdown tables to standard output, and how far it is to standard error.
+
+exit status: 0 nothing is left at the last revision, 1 something is, 2 and 3 as for all commands"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,6 +134,30 @@ def _parser() -> argparse.ArgumentParser:
     options.add_to(again, options.SCHEMA)
     again.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
     again.set_defaults(command=_replay)
+    history = commands.add_parser(
+        "history",
+        help="say which revision mends what",
+        description=_HISTORY,
+        epilog=_HISTORY_EXAMPLES,
+        formatter_class=raw,
+    )
+    history.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="a counterexample's .json"
+    )
+    history.add_argument(
+        "--since",
+        metavar="REV",
+        help="the revision to begin with (default: the oldest that the contract names)",
+    )
+    history.add_argument("--replay-only", action="store_true", help="do not search")
+    history.add_argument(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into FILE, between two comments that it names if they are not there",
+    )
+    options.add_to(history, options.RUN)
+    history.set_defaults(command=_history)
     return parser
 
 
@@ -157,3 +200,39 @@ def _replay(given: argparse.Namespace) -> int:
             failing += outcome.fails
             terminal.replayed(outcome)
     return EXIT_VIOLATED if failing else EXIT_HELD
+
+
+def _history(given: argparse.Namespace) -> int:
+    from invariants.revisions import ensure_marked, markdown, stages, update
+    from invariants.run import new_seed
+    from invariants.terminal import Terminal
+
+    values = options.values(options.RUN, lambda o: getattr(given, o.key))
+    if values["seed"] is None:
+        values["seed"] = new_seed()
+    kept = [load(path) for path in given.files]
+    if given.update is not None:
+        ensure_marked(given.update)
+    if given.replay_only and not kept:
+        raise UsageError("history --replay-only: name the counterexamples to replay")
+    with Terminal(quiet=True, aside=True) as terminal:
+        if not given.replay_only:
+            terminal.out.print(f"seed {values['seed']}, profile {values['profile']}")
+        found = list(
+            stages(
+                RunOptions(**values),
+                given.since,
+                kept,
+                search=not given.replay_only,
+                listener=terminal,
+                say=lambda line: terminal.out.print(line, markup=False),
+            )
+        )
+    tables = markdown(found)
+    if given.update is not None:
+        update(given.update, tables)
+    else:
+        print(tables)
+    if found[-1].causes or found[-1].failing:
+        return EXIT_VIOLATED
+    return EXIT_INFRASTRUCTURE if found[-1].unjudged else EXIT_HELD

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,6 @@ class Migrations:
     revision: str = "head"
 
 
-def resolve(migrations: Migrations) -> str:
-    """Return the revision id that `migrations.revision` means.
-
-    Raises UsageError when the configuration file is missing or no such revision exists.
-    """
-    return _resolve(migrations, _scripts(_config(migrations)))
-
-
 @dataclass(frozen=True)
 class Lineage:
     """Where a revision stands: the revisions from base up to it, and all there are."""
@@ -52,7 +44,7 @@ class Lineage:
 def lineage(migrations: Migrations) -> Lineage:
     """Return the revisions that lead to `migrations.revision`, oldest first, and the whole chain.
 
-    Raises UsageError like `resolve`.
+    Raises UsageError when the configuration file is missing or no such revision exists.
     """
     scripts = _scripts(_config(migrations))
     revision = _resolve(migrations, scripts)
@@ -60,6 +52,12 @@ def lineage(migrations: Migrations) -> Lineage:
         tuple(s.revision for s in scripts.iterate_revisions(revision, "base"))[::-1],
         tuple(s.revision for s in scripts.walk_revisions())[::-1],
     )
+
+
+def titles(migrations: Migrations) -> Mapping[str, str]:
+    """What each revision of the whole chain says it does: the first line of its docstring."""
+    scripts = _scripts(_config(migrations))
+    return {s.revision: _first_line(s.doc).removesuffix(".") for s in scripts.walk_revisions()}
 
 
 def fingerprint(migrations: Migrations) -> str:
@@ -208,5 +206,5 @@ def _failure(config: Config, error: Exception) -> str:
     return f"{config.config_file_name}: running the migrations failed: {message}"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _first_line(told: BaseException | str) -> str:
+    return (str(told).strip().splitlines() or [type(told).__name__])[0]

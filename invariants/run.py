@@ -100,34 +100,47 @@ def failed_before() -> Path:
 def run(options: RunOptions, listener: Listener, say: Say) -> Report:
     """Search all chosen invariants. Raises `UsageError` and `InfrastructureError`."""
     started = time.monotonic()
-    invariants = chosen(options.invariants)
+    chosen(options.invariants)  # a name that is none is told before a server starts
     ensure_writable(options.artifacts)
     seed = new_seed() if options.seed is None else options.seed
     with schema(options, say) as (environment, contract):
         say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
-        explorer = Explorer(environment, contract, listener)
-        try:
-            finished: list[InvariantFinished] = []
-            searching = time.monotonic()
-            for position, invariant in enumerate(invariants):
-                # What one invariant leaves of its share, the next ones have.
-                left = options.seconds - (time.monotonic() - searching)
-                share = left * invariant.share / sum(i.share for i in invariants[position:])
-                search = search_for(options, seed, max(1.0, share))
-                finished.append(explorer.explore(invariant, search))
-                if fault := finished[-1].fault:
-                    finished += [unsearched(i, fault, listener) for i in invariants[position + 1 :]]
-                    break
-        finally:
-            explorer.close()
+        finished = tuple(search_all(options, seed, environment, contract, listener))
         return Report(
             environment.server,
             environment.revision,
             seed,
             options.profile,
             time.monotonic() - started,
-            tuple(finished),
+            finished,
         )
+
+
+def search_all(
+    options: RunOptions,
+    seed: int,
+    environment: Environment,
+    contract: Contract,
+    listener: Listener,
+) -> Iterator[InvariantFinished]:
+    """Search the chosen invariants, one after the other, within the budget of the options."""
+    explorer = Explorer(environment, contract, listener)
+    invariants = chosen(options.invariants)
+    try:
+        searching = time.monotonic()
+        fault = None
+        for position, invariant in enumerate(invariants):
+            if fault:
+                yield unsearched(invariant, fault, listener)
+                continue
+            # What one invariant leaves of its share, the next ones have.
+            left = options.seconds - (time.monotonic() - searching)
+            share = left * invariant.share / sum(i.share for i in invariants[position:])
+            finished = explorer.explore(invariant, search_for(options, seed, max(1.0, share)))
+            fault = finished.fault
+            yield finished
+    finally:
+        explorer.close()
 
 
 def unsearched(invariant: Invariant, fault: str, listener: Listener) -> InvariantFinished:

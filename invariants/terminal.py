@@ -20,13 +20,15 @@ _PLAIN_EVERY_SECONDS = 10.0
 class Terminal:
     """A listener that writes for people: findings to standard output, progress to standard error.
 
-    `quiet` leaves out progress and stories and keeps the verdicts. Colour and the moving line
-    appear only where the stream is a terminal.
+    `quiet` leaves out progress and stories and keeps the verdicts. `aside` writes all of it to
+    standard error. Colour and the moving line appear only where the stream is a terminal.
     """
 
-    def __init__(self, *, quiet: bool = False, schema_arguments: str = "") -> None:
+    def __init__(
+        self, *, quiet: bool = False, aside: bool = False, schema_arguments: str = ""
+    ) -> None:
         self.quiet, self.schema_arguments = quiet, schema_arguments
-        self.out = Console(highlight=False, soft_wrap=True)
+        self.out = Console(stderr=aside, highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status = self.err.status("") if self.err.is_terminal and not quiet else None
         self._told = 0.0

@@ -12,7 +12,7 @@ import pytest
 
 from invariants.environment import Environment, open_environment
 from invariants.errors import InfrastructureError, UsageError
-from invariants.migrate import Migrations, downgrade, fingerprint, resolve, upgrade
+from invariants.migrate import Migrations, downgrade, fingerprint, lineage, upgrade
 from tests.conftest import Chain, SpawnChild, TempFolder, database_on, query
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -294,20 +294,20 @@ def test_a_migration_that_does_not_load(chain: Chain) -> None:
 
 def test_an_unknown_revision_lists_the_known(chain: Chain) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve(chain.migrations("zz"))
+        lineage(chain.migrations("zz"))
     assert str(caught.value) == "--revision zz: unknown; known are head, a1, b2"
 
 
 def test_symbolic_revisions(chain: Chain) -> None:
-    assert resolve(chain.migrations("head")) == "b2"
-    assert resolve(chain.migrations("heads")) == "b2"
+    assert lineage(chain.migrations("head")).applied[-1] == "b2"
+    assert lineage(chain.migrations("heads")).applied[-1] == "b2"
     chain.add("c3d4e5")
-    assert resolve(chain.migrations("c3d4")) == "c3d4e5"
+    assert lineage(chain.migrations("c3d4")).applied[-1] == "c3d4e5"
 
 
 def test_a_missing_configuration(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such Alembic configuration"):
-        resolve(Migrations(tmp_path / "alembic.ini"))
+        lineage(Migrations(tmp_path / "alembic.ini"))
 
 
 def test_up_and_down(server_url: str, chain: Chain) -> None:
