@@ -272,17 +272,28 @@ def database_on(conninfo: str, name: str) -> Iterator[str]:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(target))
 
 
-@pytest.fixture(scope="session")
-def documented(fast_folder: Path) -> Iterator[Environment]:
-    """The documented schema, on a server of this test process."""
+def _environment(fast_folder: Path, revision: str) -> Environment:
+    """The schema at a revision, on a server of this test process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
-        environment = open_environment(
+        return open_environment(
             os.environ.get(SERVER_VARIABLE, "embedded"),
-            Migrations(ROOT / "alembic.ini", DOCUMENTED),
+            Migrations(ROOT / "alembic.ini", revision),
             say=lambda _: None,
         )
-    with environment:
+
+
+@pytest.fixture(scope="session")
+def documented(fast_folder: Path) -> Iterator[Environment]:
+    """The documented schema."""
+    with _environment(fast_folder, DOCUMENTED) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def head(fast_folder: Path) -> Iterator[Environment]:
+    """The schema at head."""
+    with _environment(fast_folder, "head") as environment:
         yield environment
 
 
@@ -303,3 +314,16 @@ def judge(documented: Environment, contract: Contract) -> Iterator[Judge]:
 def lab(documented: Environment, contract: Contract) -> Lab:
     """Altered copies of the documented schema."""
     return Lab(documented, contract)
+
+
+@pytest.fixture(scope="session")
+def head_judge(head: Environment, contract: Contract) -> Iterator[Judge]:
+    """A judge on the schema at head."""
+    with Judge(head, contract) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="session")
+def head_lab(head: Environment, contract: Contract) -> Lab:
+    """Altered copies of the schema at head."""
+    return Lab(head, contract)

@@ -25,9 +25,11 @@ from invariants.operations import (
     OPERATOR,
     Actor,
     Conflict,
+    Delete,
     Insert,
     Json,
     Operation,
+    Refresh,
     Statement,
     Tenant,
     Value,
@@ -40,6 +42,7 @@ DOCUMENTED = "202511141311"
 A, B = ident("tenants", 1), ident("tenants", 2)
 UNKNOWN = ident("unknown tenant", 0)
 KEEP_FIRST = Conflict()
+MATERIALIZED = ("mv_realtime_revenue", "mv_reconciliation_status")
 
 
 def of(
@@ -68,14 +71,17 @@ def row(table: str, number: int, tenant: str, **values: Value) -> Insert:
 
 def event(number: int, tenant: str = A, cents: int = 100, **values: Value) -> Insert:
     """INSERT of an event; its external id is `order-NUMBER` unless given."""
-    filled: dict[str, Value] = {"external_event_id": f"order-{number}", **values}
+    filled: dict[str, Value] = {
+        "raw_payload": Json("{}"),
+        "external_event_id": f"order-{number}",
+        **values,
+    }
     return row(
         "attribution_events",
         number,
         tenant,
         occurred_at="2024-03-01 00:00:00+00",
         revenue_cents=cents,
-        raw_payload=Json("{}"),
         **filled,
     )
 
@@ -103,7 +109,9 @@ def allocation_id(number: int) -> str:
     return ident("attribution_allocations", number)
 
 
-def posting(number: int, tenant: str = A, *, of_allocation: int = 1, cents: int = 100) -> Insert:
+def posting(
+    number: int, tenant: str = A, *, of_allocation: int = 1, cents: int = 100, **values: Value
+) -> Insert:
     """INSERT of a ledger row that posts an allocation."""
     return row(
         "revenue_ledger",
@@ -111,19 +119,57 @@ def posting(number: int, tenant: str = A, *, of_allocation: int = 1, cents: int 
         tenant,
         allocation_id=allocation_id(of_allocation),
         revenue_cents=cents,
+        **values,
     )
 
 
-def dead_event(number: int, tenant: str = A) -> Insert:
+def correction(
+    number: int,
+    tenant: str = A,
+    *,
+    cents: int,
+    of_posting: int = 1,
+    of_allocation: int = 1,
+) -> Insert:
+    """INSERT of a ledger row that corrects a posting of an allocation."""
+    posted = ident("revenue_ledger", of_posting)
+    return posting(number, tenant, of_allocation=of_allocation, cents=cents, corrects_id=posted)
+
+
+def reconciliation(number: int, tenant: str = A, **values: Value) -> Insert:
+    """INSERT of a completed reconciliation run."""
+    filled: dict[str, Value] = {
+        "last_run_at": "2024-03-01 00:00:00+00",
+        "state": "completed",
+        **values,
+    }
+    return row("reconciliation_runs", number, tenant, **filled)
+
+
+def repair(*statements: Statement, tenant: str = A) -> Operation:
+    """One transaction of the role that repairs."""
+    return of(tenant, *statements, role="migration_owner")
+
+
+def erasure(tenant: str = A, role: str = "migration_owner") -> Operation:
+    """The removal of a tenant."""
+    return of(None, Delete("tenants", (("id", tenant),)), role=role)
+
+
+def refresh(*views: str, concurrently: bool = False) -> Operation:
+    """A REFRESH of materialized views, of all when none is named."""
+    return maintenance(*(Refresh(v, concurrently) for v in views or MATERIALIZED))
+
+
+def dead_event(number: int, tenant: str = A, **values: Value) -> Insert:
     """INSERT of an event that could not be read."""
+    filled: dict[str, Value] = {
+        "error_detail": Json("{}"),
+        "raw_payload": Json("{}"),
+        **values,
+    }
     return row(
-        "dead_events",
-        number,
-        tenant,
-        source="shopify",
-        error_code="bad_signature",
-        error_detail=Json("{}"),
-        raw_payload=Json("{}"),
+        "dead_events", number, tenant, source="shopify", error_code="bad_signature", **filled
     )
 
 
@@ -180,7 +226,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Lab:
-    """Judges handwritten workloads on altered copies of the documented schema."""
+    """Judges handwritten workloads on altered copies of a schema."""
 
     environment: Environment
     contract: Contract
@@ -235,6 +281,13 @@ class Lab:
             return psql(scratch.conninfo, script)
         finally:
             scratch.drop()
+
+
+def refused_without_violation(judge: Judge, invariant: str, shown: Workload) -> list[int]:
+    """The operations that are refused; the check finds nothing, in these or in the others."""
+    case, violations = judge.violations(INVARIANTS[invariant], shown)
+    assert [str(v.signature) for v in violations] == []
+    return [step.index for step in case.history.steps if not step.committed]
 
 
 @cache
