@@ -53,7 +53,7 @@ def unguarded(table: str, column: str) -> str:
 def stored(table: str, column: str, document: Any, number: int = 1) -> Insert:
     if table == "attribution_events":
         return event(number, raw_payload=Json.of(document))
-    return dead_event(number, **{column: Json.of(document)})
+    return dead_event(number, A, **{column: Json.of(document)})
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
