@@ -251,7 +251,7 @@ class Explorer:
         if signature not in by_signature(shown):
             self._doubt(invariant, search, tally, signature, first, again)
             return
-        fails = failing_with(self.judge, invariant, by_signature(shown)[signature])
+        fails = failing_with(self.judge, invariant, again, by_signature(shown)[signature])
 
         def attempt(candidate: Workload) -> bool:
             self._tell(invariant, search, tally, "reducing")

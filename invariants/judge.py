@@ -22,6 +22,7 @@ from invariants.environment import Environment, Scratch
 from invariants.errors import InfrastructureError, InvariantsError
 from invariants.execute import Executor, Started
 from invariants.history import History
+from invariants.model import predict
 from invariants.operations import Workload
 
 
@@ -142,15 +143,34 @@ def by_signature(violations: list[Violation]) -> Mapping[str, Violation]:
 Fails = Callable[[Workload], Violation | None]
 
 
-def failing_with(judge: Judge, invariant: Invariant, violation: Violation) -> Fails:
+def failing_with(judge: Judge, invariant: Invariant, case: Case, violation: Violation) -> Fails:
     """A predicate: the violation of the same signature that a workload shows, if it does.
 
-    Other worlds are only run where the violation is a difference between worlds.
+    It is not shown on ground that is less firm: as few of the operations before it as ever may be
+    such as the contract does not permit. Otherwise a counterexample would hold once its first step
+    is refused, with the flaw still there. Other worlds are only run where the violation is a
+    difference between worlds.
     """
     worlds = any(c.kind == "differs" for c in violation.proof)
+    fewest = _unlawful(case, violation)
 
     def fails(workload: Workload) -> Violation | None:
-        found = invariant.check(judge.case(invariant, workload, worlds=worlds))
-        return by_signature(list(found)).get(str(violation.signature))
+        nonlocal fewest
+        case = judge.case(invariant, workload, worlds=worlds)
+        found = by_signature(list(invariant.check(case))).get(str(violation.signature))
+        if found is None or (unlawful := _unlawful(case, found)) > fewest:
+            return None
+        fewest = unlawful
+        return found
 
     return fails
+
+
+def _unlawful(case: Case, violation: Violation) -> int:
+    """How many operations before the violation were accepted although they are not permitted."""
+    count = 0
+    for step in case.history.steps[: violation.operation]:
+        if step.error is None:
+            predicted = predict(case.contract, case.catalog, step.before, step.operation)
+            count += predicted is not None and predicted.commits is False
+    return count

@@ -49,18 +49,25 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Cata
 
     Removes operations in ever smaller chunks, then simplifies what is left until no single step
     makes it smaller. Primary keys stay: without them the server would choose, and every replay
-    would be another. `workload` itself is taken to fail.
+    would be another. Nor do rows lose the last of their idempotency keys: what fails for the lack
+    of one is another failure. `workload` itself is taken to fail.
     """
     tried: set[Workload] = {workload}
+    keyless = _keyless(workload, contract, catalog)
 
     def attempt(candidate: Workload) -> bool:
+        nonlocal keyless
         if candidate in tried:
             return False
         tried.add(candidate)
-        return fails(candidate)
+        count = _keyless(candidate, contract, catalog)
+        if count > keyless or not fails(candidate):
+            return False
+        keyless = count
+        return True
 
     workload = _without_chunks(workload, attempt)
-    workload = _with_bare_inserts(workload, attempt, catalog)
+    workload = _with_bare_inserts(workload, attempt, contract, catalog)
     # Round and round, going on where the last step succeeded: what failed just before fails again
     # more often than not. A whole round without success is the proof that nothing can go.
     position = failures = 0
@@ -89,32 +96,62 @@ def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
     return workload
 
 
-def _with_bare_inserts(workload: Workload, attempt: Attempt, catalog: Catalog) -> Workload:
+def _keyless(workload: Workload, contract: Contract, catalog: Catalog) -> int:
+    """How many rows are inserted without a key by which a second delivery is recognised."""
+    keyed = {rule.table for rule in contract.idempotency} & set(catalog.tables)
+    count = 0
+    for operation in workload.operations:
+        for statement in operation.statements:
+            if statement.relation not in keyed:
+                continue
+            match statement:
+                case Insert(table, columns, rows) | Copy(table, columns, rows):
+                    pass
+                case Merge(table, columns, row):
+                    rows = (row,)
+                case _:
+                    continue
+            default = {n: "" for n, c in catalog.tables[table].columns.items() if c.has_default}
+            for row in rows:
+                values = {**default, **dict(zip(columns, row, strict=True))}
+                count += contract.key_of(table, values) is None
+    return count
+
+
+def _with_bare_inserts(
+    workload: Workload, attempt: Attempt, contract: Contract, catalog: Catalog
+) -> Workload:
     """Try each insert with no more columns than the table demands, before going one by one."""
     for i, operation in enumerate(workload.operations):
         for j, statement in enumerate(operation.statements):
             table = catalog.tables.get(statement.relation)
             if not isinstance(statement, Insert) or table is None:
                 continue
-            demanded = [
-                k
-                for k, c in enumerate(statement.columns)
+            demanded = {
+                c
+                for c in statement.columns
                 if c in table.primary_key
                 or (table.columns[c].not_null and not table.columns[c].has_default)
-            ]
-            bare = replace(
-                statement,
-                columns=tuple(statement.columns[k] for k in demanded),
-                rows=tuple(tuple(row[k] for k in demanded) for row in statement.rows),
-            )
-            statements = workload.operations[i].statements
-            changed = replace(operation, statements=(*statements[:j], bare, *statements[j + 1 :]))
-            candidate = replace(
-                workload,
-                operations=(*workload.operations[:i], changed, *workload.operations[i + 1 :]),
-            )
-            if attempt(candidate):
-                workload = candidate
+            }
+            keys = [k for r in contract.idempotency if r.table == table.name for k in r.keys]
+            for key in ((), *keys):
+                kept = [k for k, c in enumerate(statement.columns) if c in {*demanded, *key}]
+                bare = replace(
+                    statement,
+                    columns=tuple(statement.columns[k] for k in kept),
+                    rows=tuple(tuple(row[k] for k in kept) for row in statement.rows),
+                )
+                statements = workload.operations[i].statements
+                changed = replace(
+                    operation, statements=(*statements[:j], bare, *statements[j + 1 :])
+                )
+                candidate = replace(
+                    workload,
+                    operations=(*workload.operations[:i], changed, *workload.operations[i + 1 :]),
+                )
+                if attempt(candidate):
+                    workload = candidate
+                    break
     return workload
 
 

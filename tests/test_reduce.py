@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 import strategies
-from invariants.checks import INVARIANTS, Violation
+from invariants.checks import INVARIANTS, Invariant, Violation
 from invariants.contract import Contract
 from invariants.judge import Fails, Judge, by_signature, failing_with
 from invariants.operations import (
@@ -89,7 +89,7 @@ def test_nothing_can_be_left_out(judge: Judge, name: str) -> None:
     failing = _failing(judge, name)
     assert failing
     for one, violation in failing:
-        fails = failing_with(judge, INVARIANTS[name], violation)
+        fails = _failing_like(judge, INVARIANTS[name], one, violation)
         reduced = _reduced(judge, one, fails)
         assert fails(reduced) is not None
         assert len(reduced.operations) <= 4
@@ -100,10 +100,14 @@ def test_nothing_can_be_left_out(judge: Judge, name: str) -> None:
 @pytest.mark.parametrize("name", VIOLATED)
 def test_reducing_is_deterministic_and_idempotent(judge: Judge, name: str) -> None:
     one, violation = _failing(judge, name)[0]
-    fails = failing_with(judge, INVARIANTS[name], violation)
+    fails = _failing_like(judge, INVARIANTS[name], one, violation)
     reduced = _reduced(judge, one, fails)
     assert _reduced(judge, one, fails) == reduced
     assert _reduced(judge, reduced, fails) == reduced
+
+
+def _failing_like(judge: Judge, invariant: Invariant, one: Workload, violation: Violation) -> Fails:
+    return failing_with(judge, invariant, judge.case(invariant, one), violation)
 
 
 def _reduced(judge: Judge, failing: Workload, fails: Fails) -> Workload:
@@ -131,7 +135,7 @@ def test_a_long_story_becomes_a_short_one(lab: Lab, contract: Contract) -> None:
     signature = "cross-tenant/select/dead_events/row security disabled"
     with altered(lab.environment, flaw) as environment, Judge(environment, contract) as judge:
         violation = by_signature(judge.violations(invariant, long)[1])[signature]
-        reduced = _reduced(judge, long, failing_with(judge, invariant, violation))
+        reduced = _reduced(judge, long, _failing_like(judge, invariant, long, violation))
     made, read = reduced.operations
     assert made.actor.role == read.actor.role == "app_rw"
     (insert,) = made.statements
