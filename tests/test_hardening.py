@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from queue import Queue
 from typing import Any, NamedTuple
@@ -339,6 +339,9 @@ def test_both_migrators_make_the_same_catalog_but_for_the_owner_and_what_it_read
         if line.startswith("migration_owner: ")
     }
     assert granted == {
+        "privileges relation public.attribution_allocations": (
+            "migration_owner: TRUNCATE by OWNER"
+        ),
         "privileges relation public.attribution_events": (
             "migration_owner: DELETE, SELECT, TRUNCATE, UPDATE by OWNER"
         ),
@@ -347,6 +350,70 @@ def test_both_migrators_make_the_same_catalog_but_for_the_owner_and_what_it_read
         ),
         "privileges relation public.tenants": "migration_owner: DELETE, SELECT by OWNER",
     }
+
+
+OWNERS = (
+    "SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c"
+    " WHERE c.relkind = 'm' AND c.relnamespace = 'public'::regnamespace ORDER BY 1"
+)
+
+
+@contextmanager
+def member_of_the_superuser(database: Database) -> Iterator[None]:
+    """migration_owner may do what the superuser may as an owner, and is still no superuser."""
+    superuser = str(database.execute("SELECT quote_ident(current_user)")[0][0])
+    database.execute(f"GRANT {superuser} TO migration_owner")
+    try:
+        yield
+    finally:
+        database.execute(f"REVOKE {superuser} FROM migration_owner")
+
+
+@pytest.mark.parametrize("migrator", MIGRATORS)
+def test_another_migrator_hardens_what_the_first_one_owns(
+    server_url: str,
+    make_database: MakeDatabase,
+    templates_of: Callable[[str], Templates],
+    migrator: str,
+) -> None:
+    first = templates_of(migrator).documented
+    name = make_database(first.migrator, template=first.name).name
+    plain_owner(server_url)
+    other = Database(server_url, name, None if first.migrator else "migration_owner")
+    with ExitStack() as stack:
+        if other.migrator is not None:
+            stack.enter_context(member_of_the_superuser(other))
+        below, kept, owners = other.fingerprint(), rows(other), other.execute(OWNERS)
+        other.upgrade("head")
+        above = other.fingerprint()
+        refreshes_show_both_tenants(other)
+        assert other.execute(OWNERS) == owners
+        other.downgrade(DOCUMENTED_HEAD)
+        assert catalog_difference(below, other.fingerprint()) == []
+        other.upgrade("head")
+        assert catalog_difference(above, other.fingerprint()) == []
+        assert rows(other) == kept
+    refreshes_show_both_tenants(other)
+    policies = {key for key in above if key.endswith(".owner_reads_policy")}
+    assert len(policies) == (0 if first.migrator is None else 4)
+
+
+def test_another_migrator_takes_back_what_the_owner_hardened(
+    server_url: str, make_database: MakeDatabase, templates_of: Callable[[str], Templates]
+) -> None:
+    templates = templates_of("migration_owner")
+    name = make_database("migration_owner", template=templates.hardened.name).name
+    other = Database(server_url, name)
+    other.downgrade(DOCUMENTED_HEAD)
+    assert catalog_difference(templates.documented.fingerprint(), other.fingerprint()) == []
+
+
+def refreshes_show_both_tenants(database: Database) -> None:
+    with acting(database, role=None, tenant=None) as session:
+        for view in MATERIALIZED_VIEWS:
+            session.run(f"REFRESH MATERIALIZED VIEW {view}")
+            shown = session.run(f"SELECT DISTINCT tenant_id::text FROM {view} ORDER BY 1")
+            assert shown == [(A,), (B,)], view
 
 
 def test_the_printed_sql_makes_the_same_catalog(
@@ -435,6 +502,15 @@ BROKEN = {
         " VALUES ('{new}', '{own}', '{other}', 100)",
         "{new}",
     ),
+    "an allocation of no event": (
+        ALLOCATION + " VALUES ('{new}', '{own}', '{new}', 'm1', 'email', 100)",
+        "{new}",
+    ),
+    "a posting of no allocation": (
+        "INSERT INTO revenue_ledger (id, tenant_id, allocation_id, revenue_cents)"
+        " VALUES ('{new}', '{own}', '{new}', 100)",
+        "{new}",
+    ),
     "a group out of balance": (
         ALLOCATION + " VALUES ('{new}', '{own}', '{fresh}', 'm7', 'email', 98)",
         "event {fresh}, model version m7: 98 instead of 100 cents",
@@ -481,36 +557,6 @@ def test_broken_rules_stop_the_upgrade_by_name(documented: Database, rule: str) 
     )
 
 
-@pytest.mark.parametrize(
-    ("rule", "repair"),
-    [
-        (
-            "an event without a key",
-            "UPDATE attribution_events SET correlation_id = id WHERE id = '{fresh}'",
-        ),
-        (
-            "a posting of another amount",
-            "UPDATE revenue_ledger SET revenue_cents = 100 WHERE id = '{own}'",
-        ),
-        (
-            "personal data in an event",
-            "UPDATE attribution_events SET raw_payload = '{{}}' WHERE id = '{fresh}'",
-        ),
-    ],
-)
-def test_what_stops_the_upgrade_is_repaired_as_soon_as_repairs_take_effect(
-    documented: Database, rule: str, repair: str
-) -> None:
-    documented.upgrade("202511151030")
-    with unchecked(documented) as session:
-        for tenant in (A, B):
-            session.run(BROKEN[rule][0].format(**names_of(tenant)))
-    for tenant in (A, B):
-        with acting(documented, "migration_owner", tenant) as session:
-            assert session.changed(repair.format(**names_of(tenant))) == 1
-    documented.upgrade("head")
-
-
 # What is valid at the head and has no place in the documented schema, whose ledger has no
 # corrections, and whose materialized views cannot be built from the others.
 UNPLACED = {
@@ -519,6 +565,23 @@ UNPLACED = {
         " VALUES ('{new}', '{own}', '{own}', '{own}', -40)",
         "{new}",
     ),
+    "runs at one time": (
+        "INSERT INTO reconciliation_runs (id, tenant_id, last_run_at)"
+        " SELECT '{new}', tenant_id, last_run_at FROM reconciliation_runs WHERE id = '{own}'",
+        "{new}",
+    ),
+    **{
+        f"ledger rows of {name}": (
+            f"UPDATE revenue_ledger SET updated_at = '{time}' WHERE id = '{{own}}'",
+            "{own}",
+        )
+        for name, time in (
+            ("1901", "1901-01-01"),
+            ("2999", "2999-01-01"),
+            ("no time", "infinity"),
+            ("no time past", "-infinity"),
+        )
+    },
 }
 
 
@@ -538,6 +601,144 @@ def test_what_has_no_place_in_the_documented_schema_stops_the_downgrade_by_name(
     )
 
 
+# What a hint says, done: the rule and the statement that mends a tenant's rows.
+REPAIRS = [
+    (
+        "an allocation of another tenant's event",
+        "UPDATE attribution_allocations SET event_id = '{fresh}' WHERE id = '{new}'",
+    ),
+    (
+        "an allocation of another tenant's event",
+        "DELETE FROM attribution_allocations WHERE id = '{new}'",
+    ),
+    (
+        "a posting of another tenant's allocation",
+        "UPDATE revenue_ledger SET allocation_id = '{split_part}', revenue_cents = 49"
+        " WHERE id = '{new}'",
+    ),
+    (
+        "a posting of another tenant's allocation",
+        "DELETE FROM revenue_ledger WHERE id = '{new}'",
+    ),
+    (
+        "an allocation of no event",
+        "DELETE FROM attribution_allocations WHERE id = '{new}'",
+    ),
+    (
+        "a posting of no allocation",
+        "DELETE FROM revenue_ledger WHERE id = '{new}'",
+    ),
+    (
+        "a group out of balance",
+        "UPDATE attribution_allocations SET allocated_revenue_cents = 100 WHERE id = '{new}'",
+    ),
+    (
+        "a group whose sum is no integer",
+        "UPDATE attribution_allocations SET allocated_revenue_cents = 50"
+        " WHERE event_id = '{fresh}' AND model_version = 'm7'",
+    ),
+    (
+        "an event without a key",
+        "UPDATE attribution_events SET correlation_id = id WHERE id = '{fresh}'",
+    ),
+    (
+        "a posting of another amount",
+        "UPDATE revenue_ledger SET revenue_cents = 100 WHERE id = '{own}'",
+    ),
+    (
+        "personal data in an event",
+        "UPDATE attribution_events SET raw_payload = '{{}}' WHERE id = '{fresh}'",
+    ),
+    (
+        "personal data in a dead event",
+        "UPDATE dead_events SET raw_payload = '{{}}' WHERE id = '{own}'",
+    ),
+    (
+        "personal data in the detail of an error",
+        "UPDATE dead_events SET error_detail = '{{}}' WHERE id = '{own}'",
+    ),
+    (
+        "corrections",
+        "DELETE FROM revenue_ledger WHERE id = '{new}'",
+    ),
+    (
+        "runs at one time",
+        "UPDATE reconciliation_runs SET last_run_at = '2025-02-01 00:00:00+00' WHERE id = '{new}'",
+    ),
+    (
+        "runs at one time",
+        "DELETE FROM reconciliation_runs WHERE id = '{new}'",
+    ),
+    *(
+        (
+            f"ledger rows of {time}",
+            "UPDATE revenue_ledger SET updated_at = now() WHERE id = '{own}'",
+        )
+        for time in ("1901", "2999", "no time", "no time past")
+    ),
+]
+
+
+def hint_of(migrate: Callable[[str], None], target: str) -> str:
+    with pytest.raises(DBAPIError) as failure:
+        migrate(target)
+    assert isinstance(failure.value.orig, psycopg.Error)
+    return str(failure.value.orig.diag.message_hint)
+
+
+def follow(database: Database, hint: str, repair: str) -> None:
+    """Do to the letter what a hint says, and no more: as whom, for whom, from which revision on."""
+    first = re.search(r"Upgrade to (\d+) first", hint)
+    if first is not None:
+        database.upgrade(first[1])
+    role = re.search(r"\bas (the owner|\w+)", hint)
+    assert role is not None
+    disabled = re.search(r"(trg_\w+) disabled meanwhile", hint)
+    for tenant in (A, B):
+        with acting(
+            database,
+            database.migrator if role[1] == "the owner" else role[1],
+            tenant if "app.current_tenant_id set to" in hint else None,
+        ) as session:
+            if disabled is not None:
+                session.run(f"ALTER TABLE revenue_ledger DISABLE TRIGGER {disabled[1]}")
+            assert session.changed(repair.format(**names_of(tenant))) > 0
+            if disabled is not None:
+                session.run(f"ALTER TABLE revenue_ledger ENABLE TRIGGER {disabled[1]}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "repair"),
+    [pytest.param(*pair, id=pair[0]) for pair in REPAIRS if pair[0] in BROKEN],
+)
+def test_who_follows_the_hint_gets_to_the_head(
+    documented: Database, rule: str, repair: str
+) -> None:
+    with unchecked(documented) as session:
+        for tenant in (A, B):
+            session.run(BROKEN[rule][0].format(**names_of(tenant)))
+    follow(documented, hint_of(documented.upgrade, "head"), repair)
+    documented.upgrade("head")
+
+
+@pytest.mark.parametrize(
+    ("kind", "repair"),
+    [pytest.param(*pair, id=pair[0]) for pair in REPAIRS if pair[0] not in BROKEN],
+)
+def test_who_follows_the_hint_gets_back_to_the_documented_schema(
+    hardened: Database, kind: str, repair: str
+) -> None:
+    with unchecked(hardened) as session:
+        for tenant in (A, B):
+            session.run(UNPLACED[kind][0].format(**names_of(tenant)))
+    follow(hardened, hint_of(hardened.downgrade, DOCUMENTED_HEAD), repair)
+    hardened.downgrade(DOCUMENTED_HEAD)
+
+
+def test_every_hint_is_followed() -> None:
+    assert {kind for kind, _ in REPAIRS} == BROKEN.keys() | UNPLACED.keys()
+
+
 def names_of(tenant: str) -> dict[str, str]:
     return {
         "own": tenant,
@@ -545,6 +746,7 @@ def names_of(tenant: str) -> dict[str, str]:
         "fresh": FRESH[tenant],
         "other_fresh": FRESH[OTHER[tenant]],
         "new": NEW[tenant],
+        "split_part": SPLIT_PART[tenant],
     }
 
 
@@ -563,6 +765,21 @@ def refuses_to_migrate(
     assert database.revision() == revision
     assert catalog_difference(catalog, database.fingerprint()) == []
     assert rows(database) == data
+
+
+def test_runs_and_ages_that_do_not_show_do_not_stop_the_downgrade(hardened: Database) -> None:
+    with unchecked(hardened) as session:
+        for tenant in (A, B):
+            session.tenant = tenant
+            for _ in range(2):
+                session.insert("reconciliation_runs", last_run_at="2024-01-01 00:00:00+00")
+            session.insert(
+                "revenue_ledger",
+                allocation_id=SPLIT_PART[tenant],
+                revenue_cents=49,
+                updated_at="1901-01-01",
+            )
+    hardened.downgrade(DOCUMENTED_HEAD)
 
 
 def test_data_that_broke_the_refresh_do_not_stop_the_upgrade(documented: Database) -> None:
@@ -861,7 +1078,7 @@ def test_migration_owner_erases_a_tenant_and_all_of_it_alone(
     assert rows(hardened) == [row for row in before if row.tenant == B]
 
 
-@pytest.mark.parametrize("truncated", ["revenue_ledger"])
+@pytest.mark.parametrize("truncated", ["revenue_ledger", "attribution_events CASCADE"])
 def test_migration_owner_truncates(hardened: Database, truncated: str) -> None:
     with acting(hardened, "migration_owner", None) as session:
         session.run(f"TRUNCATE {truncated}")

@@ -2,6 +2,9 @@
 
 Row triggers do not fire for TRUNCATE, and a TRUNCATE .. CASCADE of a table they refer to reaches
 append-only tables as well; statement triggers fire for both.
+
+migration_owner may truncate allocations too: TRUNCATE attribution_events CASCADE empties them, and
+needs the privilege on each table it empties.
 """
 
 from alembic import op
@@ -12,7 +15,7 @@ branch_labels: str | None = None
 depends_on: str | None = None
 
 TABLES = ("tenants", "attribution_events", "revenue_ledger")
-APPEND_ONLY = ("attribution_events", "revenue_ledger")
+TRUNCATED_BY_MIGRATION_OWNER = ("attribution_events", "attribution_allocations", "revenue_ledger")
 
 
 def upgrade() -> None:
@@ -44,12 +47,12 @@ def upgrade() -> None:
             COMMENT ON TRIGGER trg_{table}_prevent_truncate ON {table} IS
                 'Keeps {table} from being emptied, which no row trigger notices.'
         """)
-    for table in APPEND_ONLY:
+    for table in TRUNCATED_BY_MIGRATION_OWNER:
         op.execute(f"GRANT TRUNCATE ON TABLE {table} TO migration_owner")
 
 
 def downgrade() -> None:
-    for table in APPEND_ONLY:
+    for table in TRUNCATED_BY_MIGRATION_OWNER:
         # What the owner holds it holds as owner; taking that away would be a change of its own.
         op.execute(f"""
             DO $$

@@ -7,7 +7,9 @@ setting has changed; and lets two transactions pass that are balanced only witho
 
 It becomes a deferred constraint trigger that runs as the owner and acts for the tenant of the row.
 It locks the event first: of two transactions that allocate one event at READ COMMITTED the second
-adds up when the first has committed. A change to an event's revenue, a repair, is checked as well.
+adds up when the first has committed. At REPEATABLE READ two transactions may still break the sum
+together, because each sees only its own snapshot; a later issue decides on it. A change to an
+event's revenue, a repair, is checked as well.
 
 Groups that are out of balance already stop the upgrade with a message that names some.
 """
@@ -153,9 +155,9 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER trg_check_event_revenue ON attribution_events")
     op.execute("DROP FUNCTION check_event_revenue()")
     op.execute("DROP TRIGGER trg_check_allocation_sum ON attribution_allocations")
-    op.execute("DROP FUNCTION check_allocation_sum()")
+    # Replaced and not made anew, so that it stays with its owner, whoever migrates.
     op.execute("""
-        CREATE FUNCTION check_allocation_sum()
+        CREATE OR REPLACE FUNCTION check_allocation_sum()
         RETURNS TRIGGER AS $$
         DECLARE
             checked_event_id uuid;
@@ -190,6 +192,7 @@ def downgrade() -> None:
         END;
         $$ LANGUAGE plpgsql
     """)
+    op.execute("GRANT EXECUTE ON FUNCTION check_allocation_sum() TO PUBLIC")
     op.execute("""
         COMMENT ON FUNCTION check_allocation_sum() IS
             'Validates that allocations sum to event revenue per (event_id, model_version) with a '
@@ -240,7 +243,9 @@ def refuse_groups_out_of_balance() -> None:
                     'their event, for example %',
                         unbalanced_count, examples
                     USING ERRCODE = 'check_violation',
-                          HINT = 'Correct these allocations, then upgrade again.';
+                          HINT = 'Correct the allocations of each group in one statement, as '
+                              'app_rw with app.current_tenant_id set to their tenant_id; then '
+                              'upgrade again.';
             END IF;
         END
         $$

@@ -34,7 +34,9 @@ def upgrade() -> None:
                     'correlation_id, for example %',
                         keyless_count, examples
                     USING ERRCODE = 'check_violation',
-                          HINT = 'Give them one as migration_owner, then upgrade again.';
+                          HINT = 'Upgrade to 202511151030 first, from where on repairs take '
+                              'effect; give them one as migration_owner with '
+                              'app.current_tenant_id set to their tenant_id; then upgrade to head.';
             END IF;
         END
         $$

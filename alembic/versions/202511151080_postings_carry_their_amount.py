@@ -114,7 +114,9 @@ def refuse_other_amounts() -> None:
                     'allocation, for example %',
                         mismatch_count, examples
                     USING ERRCODE = 'check_violation',
-                          HINT = 'Repair them as migration_owner, then upgrade again.';
+                          HINT = 'Upgrade to 202511151030 first, from where on repairs take '
+                              'effect; repair them as migration_owner with '
+                              'app.current_tenant_id set to their tenant_id; then upgrade to head.';
             END IF;
         END
         $$

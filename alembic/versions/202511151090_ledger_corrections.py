@@ -247,7 +247,8 @@ def refuse_corrections() -> None:
                     'this revision has no place for, for example %',
                         correction_count, examples
                     USING ERRCODE = 'check_violation',
-                          HINT = 'Keep a copy and remove them as migration_owner first.';
+                          HINT = 'Keep a copy and remove them as migration_owner with '
+                              'app.current_tenant_id set to their tenant_id; then downgrade again.';
             END IF;
         END
         $$

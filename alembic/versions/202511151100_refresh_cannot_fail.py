@@ -5,6 +5,10 @@ allows one: the latest run is now the last by (last_run_at, created_at, id). The
 did not fit an integer once it was older than 68 years, and an infinite time has no age: it is now
 between 0 and 2147483647 seconds. And where a plain role owns the views, forced row level security
 hid the tenants' rows from the refresh, which runs as the owner: a policy lets such an owner read.
+The views keep their owner, whoever migrates.
+
+The downgrade stops, with a message that names some rows, at data of which the views before this
+revision cannot be built.
 """
 
 from alembic import op
@@ -14,19 +18,21 @@ down_revision: str | None = "202511151090"
 branch_labels: str | None = None
 depends_on: str | None = None
 
+# Table, and the materialized view whose refresh reads it.
 SOURCES = (
-    "attribution_events",
-    "attribution_allocations",
-    "revenue_ledger",
-    "reconciliation_runs",
+    ("attribution_events", "mv_allocation_summary"),
+    ("attribution_allocations", "mv_allocation_summary"),
+    ("revenue_ledger", "mv_realtime_revenue"),
+    ("reconciliation_runs", "mv_reconciliation_status"),
 )
+REBUILT_FROM = ("revenue_ledger", "reconciliation_runs")
 
 
 def upgrade() -> None:
     let_owner_read()
-    drop_views()
-    op.execute("""
-        CREATE MATERIALIZED VIEW mv_realtime_revenue AS
+    rebuild(
+        "mv_realtime_revenue",
+        """
         SELECT
             rl.tenant_id,
             COALESCE(SUM(rl.revenue_cents), 0) / 100.0 AS total_revenue,
@@ -38,9 +44,11 @@ def upgrade() -> None:
             END AS data_freshness_seconds
         FROM revenue_ledger rl
         GROUP BY rl.tenant_id
-    """)
-    op.execute("""
-        CREATE MATERIALIZED VIEW mv_reconciliation_status AS
+        """,
+    )
+    rebuild(
+        "mv_reconciliation_status",
+        """
         SELECT DISTINCT ON (rr.tenant_id)
             rr.tenant_id,
             rr.state,
@@ -48,18 +56,22 @@ def upgrade() -> None:
             rr.id AS reconciliation_run_id
         FROM reconciliation_runs rr
         ORDER BY rr.tenant_id, rr.last_run_at DESC, rr.created_at DESC, rr.id DESC
-    """)
+        """,
+    )
     finish_views()
 
 
 def downgrade() -> None:
-    drop_views()
-    for table in reversed(SOURCES):
-        op.execute(f"DROP POLICY IF EXISTS owner_reads_policy ON {table}")
-        # As the owner, for the rows of every tenant.
+    for table in REBUILT_FROM:
+        # A migrating owner then sees the rows of every tenant, inside the transaction.
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-    op.execute("""
-        CREATE MATERIALIZED VIEW mv_realtime_revenue AS
+    refuse_runs_at_one_time()
+    refuse_ages_that_are_no_integer()
+    for table, _ in reversed(SOURCES):
+        op.execute(f"DROP POLICY IF EXISTS owner_reads_policy ON {table}")
+    rebuild(
+        "mv_realtime_revenue",
+        """
         SELECT
             rl.tenant_id,
             COALESCE(SUM(rl.revenue_cents), 0) / 100.0 AS total_revenue,
@@ -67,9 +79,11 @@ def downgrade() -> None:
             EXTRACT(EPOCH FROM (now() - MAX(rl.updated_at)))::INTEGER AS data_freshness_seconds
         FROM revenue_ledger rl
         GROUP BY rl.tenant_id
-    """)
-    op.execute("""
-        CREATE MATERIALIZED VIEW mv_reconciliation_status AS
+        """,
+    )
+    rebuild(
+        "mv_reconciliation_status",
+        """
         SELECT
             rr.tenant_id,
             rr.state,
@@ -82,15 +96,28 @@ def downgrade() -> None:
             GROUP BY tenant_id
         ) latest ON rr.tenant_id = latest.tenant_id
             AND rr.last_run_at = latest.max_last_run_at
-    """)
+        """,
+    )
     finish_views()
-    for table in SOURCES:
+    for table in REBUILT_FROM:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
 
 
-def drop_views() -> None:
-    op.execute("DROP MATERIALIZED VIEW mv_reconciliation_status")
-    op.execute("DROP MATERIALIZED VIEW mv_realtime_revenue")
+def rebuild(view: str, query: str) -> None:
+    """Put a view of another query in the place of this one, with the owner of this one."""
+    op.execute(f"CREATE MATERIALIZED VIEW new_{view} AS {query}")
+    op.execute(f"""
+        DO $$
+        BEGIN
+            EXECUTE format(
+                'ALTER MATERIALIZED VIEW new_{view} OWNER TO %I',
+                (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = '{view}'::regclass)
+            );
+        END
+        $$
+    """)
+    op.execute(f"DROP MATERIALIZED VIEW {view}")
+    op.execute(f"ALTER MATERIALIZED VIEW new_{view} RENAME TO {view}")
 
 
 def finish_views() -> None:
@@ -120,15 +147,22 @@ def finish_views() -> None:
 
 def let_owner_read() -> None:
     """A superuser reads past row level security and gets no policy that would do nothing."""
-    for table in SOURCES:
+    for table, view in SOURCES:
         op.execute(f"""
             DO $$
+            DECLARE
+                reader name;
             BEGIN
-                IF (
-                    SELECT NOT (rolsuper OR rolbypassrls) FROM pg_roles WHERE rolname = current_user
-                ) THEN
-                    CREATE POLICY owner_reads_policy ON {table}
-                        FOR SELECT TO CURRENT_USER USING (true);
+                SELECT r.rolname INTO reader
+                FROM pg_class c
+                INNER JOIN pg_roles r ON r.oid = c.relowner
+                WHERE c.oid = '{view}'::regclass AND NOT (r.rolsuper OR r.rolbypassrls);
+
+                IF FOUND THEN
+                    EXECUTE format(
+                        'CREATE POLICY owner_reads_policy ON {table} FOR SELECT TO %I USING (true)',
+                        reader
+                    );
                     COMMENT ON POLICY owner_reads_policy ON {table} IS
                         'The owner, as whom materialized views are refreshed, reads the rows of '
                         'every tenant.';
@@ -136,3 +170,73 @@ def let_owner_read() -> None:
             END
             $$
         """)
+
+
+def refuse_runs_at_one_time() -> None:
+    """Only the latest runs of a tenant are rows of the view."""
+    op.execute("""
+        DO $$
+        DECLARE
+            run_count bigint;
+            examples text;
+        BEGIN
+            SELECT count(*), string_agg(id::text, ', ' ORDER BY id) FILTER (WHERE n <= 5)
+            INTO run_count, examples
+            FROM (
+                SELECT r.id, row_number() OVER (ORDER BY r.id) AS n
+                FROM (
+                    SELECT
+                        id,
+                        rank() OVER (PARTITION BY tenant_id ORDER BY last_run_at DESC) AS place,
+                        count(*) OVER (PARTITION BY tenant_id, last_run_at) AS at_one_time
+                    FROM reconciliation_runs
+                ) r
+                WHERE r.place = 1 AND r.at_one_time > 1
+            ) runs;
+
+            IF run_count > 0 THEN
+                RAISE EXCEPTION 'reconciliation_runs: % rows are the latest of their tenant '
+                    'together with others, at the same last_run_at, for example %',
+                        run_count, examples
+                    USING ERRCODE = 'unique_violation',
+                          HINT = 'Keep one of each tenant at that time, as app_rw with '
+                              'app.current_tenant_id set to their tenant_id; then downgrade again.';
+            END IF;
+        END
+        $$
+    """)
+
+
+def refuse_ages_that_are_no_integer() -> None:
+    """The view shows the age of a tenant's latest row, so only that has to fit."""
+    op.execute("""
+        DO $$
+        DECLARE
+            row_count bigint;
+            examples text;
+        BEGIN
+            SELECT count(*), string_agg(id::text, ', ' ORDER BY id) FILTER (WHERE n <= 5)
+            INTO row_count, examples
+            FROM (
+                SELECT l.id, row_number() OVER (ORDER BY l.id) AS n
+                FROM (
+                    SELECT
+                        id, updated_at, max(updated_at) OVER (PARTITION BY tenant_id) AS latest
+                    FROM revenue_ledger
+                ) l
+                WHERE l.latest < now() - interval '2147483647 seconds'
+                   OR l.updated_at > now() + interval '2147483647 seconds'
+            ) ledger_rows;
+
+            IF row_count > 0 THEN
+                RAISE EXCEPTION 'revenue_ledger: % rows make the age of their tenant''s latest '
+                    'row, by updated_at, no integer of seconds, for example %',
+                        row_count, examples
+                    USING ERRCODE = 'numeric_value_out_of_range',
+                          HINT = 'Give them an updated_at within 68 years from now, as '
+                              'migration_owner with app.current_tenant_id set to their tenant_id; '
+                              'then downgrade again.';
+            END IF;
+        END
+        $$
+    """)

@@ -32,7 +32,18 @@ COLUMNS = (
     ("dead_events", "raw_payload"),
     ("dead_events", "error_detail"),
 )
-TABLES = ("attribution_events", "dead_events")
+# How to strip keys: repairs of events take effect from a revision on, dead events are app_rw's.
+TABLES = {
+    "attribution_events": (
+        "Upgrade to 202511151030 first, from where on repairs take effect; strip these keys as "
+        "migration_owner with app.current_tenant_id set to the tenant_id of the rows; then "
+        "upgrade to head."
+    ),
+    "dead_events": (
+        "Strip these keys as app_rw with app.current_tenant_id set to the tenant_id of the rows; "
+        "then upgrade again."
+    ),
+}
 
 # The last words of a key, whatever comes before them.
 LAST_WORDS = (
@@ -215,7 +226,7 @@ def refuse_rows_with_pii(table: str, column: str) -> None:
                     'data, for example %',
                         pii_count, examples
                     USING ERRCODE = 'check_violation',
-                          HINT = 'Strip these keys as migration_owner, then upgrade again.';
+                          HINT = '{TABLES[table]}';
             END IF;
         END
         $$
