@@ -8,13 +8,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup invariants test lint bench clean
+.PHONY: help setup invariants test lint bench history clean
 
 help:
-	@echo 'make invariants   search for violations of the schema (ARGS="--revision documented --seed 7")'
+	@echo 'make invariants   search for violations of the schema at its newest revision'
+	@echo '                  (ARGS="--revision documented --seed 7")'
 	@echo 'make test         run the tests (ARGS="-k servers")'
 	@echo 'make lint         check style, format and types'
 	@echo 'make bench        print how fast it is'
+	@echo 'make history      bring the tables of docs/findings.md up to date (a quarter of an hour)'
 	@echo 'make clean        remove what the commands above made: .venv, caches, artifacts'
 
 setup: $(READY)
@@ -36,8 +38,12 @@ lint: $(READY)
 	@$(BIN)/python -m mypy
 
 bench: $(READY)
-	@for name in throughput startup findings; do \
+	@for name in throughput startup schema findings; do \
 	  $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
+
+history: $(READY)
+	@$(BIN)/python -m invariants history --seed 1 --update docs/findings.md $(ARGS) \
+	  tests/counterexamples/*.json
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts *.egg-info

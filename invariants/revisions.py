@@ -137,9 +137,11 @@ def _revisions(options: RunOptions, since: str | None) -> Sequence[str]:
             for r in contract.revisions.values()
         ]
         since = min(named, key=last.known.index, default=last.applied[0])
-    first = lineage(
-        Migrations(options.alembic_config, contract.revisions.get(since, since))
-    ).applied[-1]
+    try:
+        wanted = Migrations(options.alembic_config, contract.revisions.get(since, since))
+        first = lineage(wanted).applied[-1]
+    except UsageError as error:
+        raise UsageError(str(error).replace("--revision", "--since", 1)) from None
     if first not in last.applied:
         raise UsageError(f"--since {since}: does not come before --revision {options.revision}")
     return last.applied[last.applied.index(first) :]
