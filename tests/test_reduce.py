@@ -16,6 +16,7 @@ from invariants.operations import (
     Copy,
     Delete,
     Insert,
+    Json,
     Operation,
     Select,
     Statement,
@@ -29,6 +30,7 @@ from tests.engine import (
     Lab,
     allocation,
     altered,
+    correction,
     dead_event,
     drawn,
     event,
@@ -150,3 +152,111 @@ def test_a_long_story_becomes_a_short_one(lab: Lab, contract: Contract) -> None:
     # Whoever has no tenant sees the row as well, which takes one tenant less.
     assert len(reduced.tenants) == 1
     assert read.actor.tenant is None
+
+
+@pytest.mark.parametrize(
+    ("document", "wanted", "left"),
+    [
+        ({"id": 7, "to": {"email": "x", "zip": [1]}, "z": [{"a": None}]}, "email", {"email": 1}),
+        ([{"id": 1}, {"items": [[{"ip": {"v": 4}, "b": 2}], "c"]}], "ip", {"ip": {}}),
+        ({"items": [{"a": 1}, {"a": 2}, {"b": "far"}]}, "far", {"b": "far"}),
+        ({"a": {"b": [1, 2]}}, "", {}),
+    ],
+)
+def test_of_a_document_only_what_matters_is_left(
+    judge: Judge, document: object, wanted: str, left: object
+) -> None:
+    def fails(shown: Workload) -> bool:
+        return any(wanted in d.text for d in _documents(shown))
+
+    made = event(1, raw_payload=Json.of(document))
+    assert fails(workload(of(A, made)))
+    reduced = reduce(workload(of(A, made)), fails, judge.contract, judge.catalog)
+    assert [d.document for d in _documents(reduced)] == [left]
+
+
+def _documents(shown: Workload) -> list[Json]:
+    return [
+        value
+        for operation in shown.operations
+        for statement in operation.statements
+        if isinstance(statement, Insert)
+        for row in statement.rows
+        for value in row
+        if isinstance(value, Json)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("least", "left"), [(-1, -1), (-2, -2), (-4, -10), (-5000, -12345), (0, 0)]
+)
+def test_a_negative_number_comes_closer_to_nothing(
+    head_judge: Judge, least: int, left: int
+) -> None:
+    def cents(shown: Workload) -> list[int]:
+        return [
+            value
+            for operation in shown.operations
+            for statement in operation.statements
+            if isinstance(statement, Insert)
+            for row in statement.rows
+            for value in row
+            if isinstance(value, int)
+        ]
+
+    shown = workload(of(A, correction(1, cents=-12345)))
+    reduced = reduce(
+        shown,
+        lambda w: any(c <= least for c in cents(w)),
+        head_judge.contract,
+        head_judge.catalog,
+    )
+    assert cents(reduced) == [left]
+
+
+def test_a_ledger_that_is_below_nothing_becomes_the_smallest(head_lab: Lab) -> None:
+    flaw = "DROP TRIGGER trg_check_ledger_net_of_correction ON revenue_ledger"
+    long = workload(
+        of(A, event(1, cents=12345, raw_payload=Json.of({"id": 7, "product_name": ["x"]}))),
+        of(A, allocation(1, cents=12345)),
+        of(A, posting(1, cents=12345), correction(2, cents=-345)),
+        of(A, correction(3, cents=-6000), correction(4, cents=-12001), role="app_admin"),
+    )
+    reduced = _reduced_on(head_lab, flaw, "ledger", "insert/revenue_ledger/net below zero", long)
+    rows = [
+        (s.relation, dict(zip(s.columns, r, strict=True)))
+        for o in reduced.operations
+        for s in o.statements
+        if isinstance(s, Insert)
+        for r in s.rows
+    ]
+    assert [relation for relation, _ in rows] == [
+        "attribution_events", "attribution_allocations", "revenue_ledger", "revenue_ledger"
+    ]  # fmt: skip
+    # What is nothing by default is not told.
+    assert [r.get("revenue_cents") for _, r in rows] == [None, None, None, -1]
+    assert rows[0][1]["raw_payload"] == Json("{}")
+
+
+def test_a_stored_document_becomes_the_one_key(head_lab: Lab) -> None:
+    flaw = "ALTER TABLE dead_events DROP CONSTRAINT ck_dead_events_error_detail_names_no_pii"
+    detail = {"errors": [{"field": "x", "shipping-address": {"zip": 1}}], "emailed_at": None}
+    shown = workload(
+        of(A, event(1), dead_event(1)),
+        of(A, dead_event(2, error_detail=Json.of(detail), raw_payload=Json.of({"a": [1]}))),
+    )
+    signature = "insert/dead_events/error_detail"
+    reduced = _reduced_on(head_lab, flaw, "pii", signature, shown)
+    (insert,) = reduced.operations[0].statements
+    assert isinstance(insert, Insert)
+    row = dict(zip(insert.columns, insert.rows[0], strict=True))
+    assert row["error_detail"] == Json.of({"shipping-address": {}})
+    assert len(reduced.operations) == len(insert.rows) == 1
+
+
+def _reduced_on(lab: Lab, flaw: str, name: str, signature: str, shown: Workload) -> Workload:
+    """The smallest that shows the same on the broken schema."""
+    with altered(lab.environment, flaw) as environment, Judge(environment, lab.contract) as judge:
+        found = by_signature(judge.violations(INVARIANTS[name], shown)[1])
+        fails = _failing_like(judge, INVARIANTS[name], shown, found[f"{name}/{signature}"])
+        return _reduced(judge, shown, fails)
