@@ -60,7 +60,7 @@ def stored(table: str, column: str, document: Any, number: int = 1) -> Insert:
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
 def test_a_key_that_is_inserted(head_lab: Lab, table: str, column: str, depth: str) -> None:
     shown = workload(of(A, stored(table, column, DEPTHS[depth])))
-    found = head_lab.tells_apart(NAME, shown, broken=unguarded(table, column))
+    found = head_lab.findings(NAME, shown, unguarded(table, column))
     assert set(found) == {f"insert/{table}/{column}"}
     (finding,) = found.values()
     assert "'email'" in finding.violation.summary
@@ -89,7 +89,7 @@ def changed(how: str, table: str, column: str) -> Operation:
 )
 def test_a_key_that_is_put_into_a_row(head_lab: Lab, how: str, table: str, column: str) -> None:
     shown = workload(of(A, stored(table, column, {})), changed(how, table, column))
-    found = head_lab.tells_apart(NAME, shown, broken=unguarded(table, column))
+    found = head_lab.findings(NAME, shown, unguarded(table, column))
     assert set(found) == {f"update/{table}/{column}"}
 
 
