@@ -403,6 +403,7 @@ INTRODUCED: dict[str, Callable[[Contract], object]] = {
     "channel_taxonomy": lambda c: [t.table for t in c.taxonomies],
     "dead_events.error_detail": lambda c: c.pii and c.pii.columns,
     "reconciliation_runs.state": lambda c: list(c.domains),
+    "attribution_allocations": lambda c: [rule.source_table for rule in c.ledgers],
     "revenue_ledger": lambda c: [a.table for a in c.append_only],
 }
 

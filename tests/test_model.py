@@ -71,6 +71,10 @@ BEGINNING = (
     # Event 3 has no allocations.
     of(A, event(3), dead_event(1), reconciliation(1)),
     of(A, correction(11, cents=20), correction(12, cents=-50)),
+    # Posting 4 is below zero but for the first of its corrections.
+    of(A, event(4), allocation(4, of_event=4), posting(4, of_allocation=4)),
+    of(A, *(correction(41 + i, cents=c, of_posting=4, of_allocation=4)
+            for i, c in enumerate((20, -50, -50, -10)))),
     of(B, event(5, B), allocation(5, B, of_event=5), posting(5, B, of_allocation=5)),
     of(B, dead_event(5, B)),
 )  # fmt: skip
@@ -386,6 +390,7 @@ REPAIRS: dict[str, tuple[str, Operation]] = {
         "net below zero",
         repair(set_(LEDGER, 12, revenue_cents=-120), gone(LEDGER, 11)),
     ),
+    "a correction away that another needs": ("net below zero", repair(gone(LEDGER, 41))),
     "a correction to a second posting": ("unique", repair(set_(LEDGER, 11, corrects_id=None))),
     "a corrected posting to a correction": (
         "correction of a correction",
@@ -804,3 +809,9 @@ def test_accepted_with_another_effect(head_lab: Lab, name: str) -> None:
     assert {s: f.violation.operation for s, f in found.items()} == {
         f"{operation.statements[-1].kind}/{table}/another effect": len(BEGINNING)
     }
+
+
+def test_what_was_wrong_before_is_not_the_next_operations(head_lab: Lab) -> None:
+    shown = workload(*BEGINNING, CASES["insert: two cents too much"][1], a(event(8)))
+    found = head_lab.findings("liveness", shown, NO_SUMS)
+    assert set(found) == {f"insert/{ALLOCATIONS}/sum not enforced"}
