@@ -203,12 +203,15 @@ class Contract:
                     "name one by its full id",
                 )
         later = {n for n, revision in self.introduced.items() if revision not in lineage}
+        now = {n: revision for n, revision in self.introduced.items() if n not in later}
 
         def there(table: str, *columns: str) -> bool:
             return table not in later and not any(f"{table}.{c}" in later for c in columns)
 
         return replace(
             self,
+            introduced=now,
+            tenancy=replace(self.tenancy, tables=tuple(t for t in self.tenancy.tables if there(t))),
             roles={
                 role: {r: verbs for r, verbs in grants.items() if there(r)}
                 for role, grants in self.roles.items()
@@ -222,7 +225,15 @@ class Contract:
             idempotency=tuple(
                 i for i in self.idempotency if there(i.table, *(c for k in i.keys for c in k))
             ),
-            taxonomies=tuple(t for t in self.taxonomies if there(t.table, t.code)),
+            taxonomies=tuple(
+                replace(
+                    t,
+                    active=t.active if t.active and there(t.table, t.active) else None,
+                    used_by=tuple(c for c in t.used_by if there(*c)),
+                )
+                for t in self.taxonomies
+                if there(t.table, t.code)
+            ),
             domains={c: d for c, d in self.domains.items() if there(*c)},
             clock_columns=frozenset(c for c in self.clock_columns if there(*c)),
             ledgers=tuple(
@@ -239,7 +250,9 @@ class Contract:
             read_paths=tuple(
                 r
                 for r in self.read_paths
-                if there(r.view) and there(r.filled_by) and there(r.table)
+                if there(r.view, *(c.name for c in r.columns))
+                and there(r.filled_by)
+                and there(r.table, *r.latest_by, *(c.source for c in r.columns))
             ),
         )
 
@@ -338,6 +351,21 @@ class Contract:
                 known = ", ".join(relation.columns)
                 raise self._fault(
                     key, f"table {table!r} has no column {column!r}", f"use one of: {known}"
+                )
+        for name in self.introduced:
+            table, _, column = name.rpartition(".")
+            owner = catalog.relations.get(table)
+            if name not in catalog.relations and (owner is None or column not in owner.columns):
+                raise self._fault(
+                    f'introduced."{name}"',
+                    "the database has no such relation or column",
+                    _close(catalog, table or name),
+                )
+        for table, column in self.pii.columns if self.pii else ():
+            kind = catalog.tables[table].columns[column].type
+            if kind not in ("json", "jsonb"):
+                raise self._fault(
+                    "pii.columns", f"{table}.{column} is of type {kind}", "name JSON columns only"
                 )
         for role, grants in self.roles.items():
             if role not in catalog.roles:
@@ -472,7 +500,7 @@ class _Reader:
             "ledger pii read_path domains clock accepted",
             required="format tenancy roles",
         )
-        if doc["format"] != FORMAT:
+        if type(doc["format"]) is not int or doc["format"] != FORMAT:
             raise self.fault(
                 "format", f"{doc['format']!r} is not known", f"this version reads format {FORMAT}"
             )
@@ -481,11 +509,7 @@ class _Reader:
             "tenancy", tenancy, "root column setting tables erased_by", "root column setting tables"
         )
         roles = self.roles(self.table("roles", doc["roles"]))
-        erased_by = tenancy.get("erased_by")
-        if erased_by is not None and erased_by not in roles:
-            raise self.fault(
-                "tenancy.erased_by", f"{erased_by!r} is not among [roles]", "add it there"
-            )
+        erased_by = self.role("tenancy.erased_by", tenancy.get("erased_by"), roles)
         return Contract(
             path=self.path,
             tenancy=Tenancy(
@@ -532,15 +556,9 @@ class _Reader:
                 roles[role][relation] = frozenset(verbs)
         return roles
 
-    def append_only(
-        self, key: str, table: dict[str, Any], roles: Mapping[str, object]
-    ) -> AppendOnly:
+    def append_only(self, key: str, table: dict[str, Any], roles: Collection[str]) -> AppendOnly:
         self.keys(key, table, "table repaired_by", "table")
-        repaired_by = table.get("repaired_by")
-        if repaired_by is not None and repaired_by not in roles:
-            raise self.fault(
-                f"{key}.repaired_by", f"{repaired_by!r} is not among [roles]", "add it there"
-            )
+        repaired_by = self.role(f"{key}.repaired_by", table.get("repaired_by"), roles)
         return AppendOnly(self.text(f"{key}.table", table["table"]), repaired_by)
 
     def sum(self, key: str, table: dict[str, Any]) -> Sum:
@@ -568,7 +586,7 @@ class _Reader:
 
     def idempotency(self, key: str, table: dict[str, Any]) -> Idempotency:
         self.keys(key, table, "table keys", "table keys")
-        if not isinstance(table["keys"], list) or not table["keys"]:
+        if not isinstance(table["keys"], list) or not all([table["keys"], *table["keys"]]):
             raise self.fault(
                 f"{key}.keys", "is not a list of lists of columns", 'for example [["order_id"]]'
             )
@@ -577,8 +595,10 @@ class _Reader:
 
     def taxonomy(self, key: str, table: dict[str, Any]) -> Taxonomy:
         self.keys(key, table, "table code active used_by mapping", "table code used_by")
-        mapping = table.get("mapping")
-        path = self.path.parent / self.text(f"{key}.mapping", mapping) if mapping else None
+        mapping, active = table.get("mapping"), table.get("active")
+        path = None
+        if mapping is not None:
+            path = self.path.parent / self.text(f"{key}.mapping", mapping)
         if path is not None and not path.is_file():
             raise self.fault(
                 f"{key}.mapping",
@@ -588,7 +608,7 @@ class _Reader:
         return Taxonomy(
             table=self.text(f"{key}.table", table["table"]),
             code=self.text(f"{key}.code", table["code"]),
-            active=table.get("active"),
+            active=None if active is None else self.text(f"{key}.active", active),
             used_by=tuple(
                 self.dotted(f"{key}.used_by", u)
                 for u in self.texts(f"{key}.used_by", table["used_by"])
@@ -663,6 +683,8 @@ class _Reader:
             raise self.fault(
                 f"{key}.divided_by", "is not a whole number of at least 1", "for example 100"
             )
+        if "divided_by" in table and told[0] != "sum":
+            raise self.fault(f"{key}.divided_by", "divides a sum only", "remove it")
         if told[0] == "tenant":
             if table["tenant"] is not True:
                 raise self.fault(f"{key}.tenant", "is not true", "write tenant = true")
@@ -679,7 +701,15 @@ class _Reader:
             key = f'domains."{name}"'
             self.keys(key, self.table(key, spec), "min max one_of")
             one_of = self.texts(f"{key}.one_of", spec["one_of"]) if "one_of" in spec else None
-            domains[self.dotted(key, name)] = Domain(spec.get("min"), spec.get("max"), one_of)
+            if one_of == ():
+                raise self.fault(f"{key}.one_of", "is empty", "list the values, or remove it")
+            low, high = (spec.get(bound) for bound in ("min", "max"))
+            for bound, value in (("min", low), ("max", high)):
+                if value is not None and type(value) not in (int, float):
+                    raise self.fault(f"{key}.{bound}", f"{value!r} is not a number", "write one")
+            if low is not None and high is not None and low > high:
+                raise self.fault(key, f"min {low} is more than max {high}", "swap them")
+            domains[self.dotted(key, name)] = Domain(low, high, one_of)
         return domains
 
     def clock(self, table: dict[str, Any]) -> frozenset[tuple[str, str]]:
@@ -729,6 +759,14 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise self.fault(key, f"{value!r} is not a name", "write it in quotes")
         return value
+
+    def role(self, key: str, value: object, roles: Collection[str]) -> str | None:
+        if value is None:
+            return None
+        name = self.text(key, value)
+        if name not in roles:
+            raise self.fault(key, f"{name!r} is not among [roles]", "add it there")
+        return name
 
     def texts(self, key: str, value: object) -> tuple[str, ...]:
         if not isinstance(value, list):

@@ -179,6 +179,9 @@ class _Model:
             case (Delete(relation, ((column, value),)),) if relation == root and (column,) == key:
                 there = self.before.find(root, (value,)) is not None
                 return Prediction(True, erased=str(value) if there else None)
+            case (Delete(relation),) if relation == root:
+                # Several tenants at once, or found by something else than the key.
+                raise _Open
         return None
 
     def _rows(self, table: str) -> dict[Key, Values]:

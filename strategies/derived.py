@@ -9,6 +9,7 @@ from invariants.catalog import Catalog, Column, Relation
 from invariants.contract import Contract
 from invariants.errors import UsageError
 from invariants.operations import Json, Value, ident
+from strategies.payloads import planted
 from strategies.world import World
 
 INTEGERS = (0, 1, 2, 3, 10, 100, 101, 2**31 - 1, -1)
@@ -124,6 +125,9 @@ def column_value(world: World, table: str, name: str, tenant: str, *, hostile: i
         if not column.not_null and world.chance(20):
             return None
         return ident(name, world.below(4))
+    pii = world.contract.pii
+    if pii is not None and (table, name) in pii.columns and world.chance(30):
+        return planted(world, pii)
     values = choices(relation, column, world.contract)
     if not column.not_null and world.chance(15):
         return None

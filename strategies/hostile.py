@@ -55,7 +55,11 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
         else ()
     )
     shape = world.below(10)
+    whose = world.contract.tenancy.column
     if shape < 3:
+        if world.chance(15):
+            # Whose a row is matters most, and is but one column of many.
+            return Update(table, ((whose, world.other(tenant)),), where)
         column = world.pick(tuple(relation.columns))
         return Update(
             table, ((column, column_value(world, table, column, tenant, hostile=25)),), where
@@ -63,6 +67,8 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
     if shape < 5:
         return Delete(table, where)
     row = {**new_row(world, table, tenant)}
+    if world.chance(10):
+        row[whose] = world.other(tenant)
     if known is not None:
         row.update(zip(relation.primary_key, known.key, strict=True))
     settable = tuple(c for c in row if c not in relation.primary_key)
@@ -144,6 +150,10 @@ def repair(world: World) -> Operation | None:
     told = [c for c in columns if not relation.columns[c].type.startswith("timestamp")]
     # Whether a time was set cannot be told from its text as surely as for other values.
     column = world.pick(told if told and world.chance(80) else columns)
+    pii = world.contract.pii
+    documents = [c for c in columns if pii is not None and (rule.table, c) in pii.columns]
+    if documents and world.chance(25):
+        column = world.pick(documents)
     value = column_value(world, rule.table, column, known.tenant, hostile=0)
     return world.operation(
         rule.repaired_by, known.tenant, Update(rule.table, ((column, value),), where)

@@ -70,6 +70,11 @@ def payload(world: World, vendor: str) -> Json:
     return Json.of(_planted(world, made.document, _key(world, world.contract.pii)))
 
 
+def planted(world: World, pii: Pii) -> Json:
+    """A document with little in it but a key that is planted."""
+    return Json.of(_planted(world, {"id": 1, "items": [{"sku": "a"}]}, _key(world, pii)))
+
+
 def _key(world: World, pii: Pii) -> str:
     shape = world.below(10)
     if shape < 4:

@@ -206,6 +206,44 @@ UNREADABLE = {
          '"reconciliation_runs.state" = "idle"'),
         'domains."reconciliation_runs.state": is not a table; write [domains.',
     ),
+    "a domain without values": (
+        ('one_of = ["idle", "running", "failed", "completed"]', "one_of = []"),
+        'domains."reconciliation_runs.state".one_of: is empty; list the values',
+    ),
+    "a domain's bound": (
+        ('"attribution_allocations.allocation_ratio" = { min = 0, max = 1 }',
+         '"attribution_allocations.allocation_ratio" = { min = "a", max = 1 }'),
+        "domains.\"attribution_allocations.allocation_ratio\".min: 'a' is not a number",
+    ),
+    "a domain's bounds": (
+        ('"attribution_allocations.allocation_ratio" = { min = 0, max = 1 }',
+         '"attribution_allocations.allocation_ratio" = { min = 2, max = 1 }'),
+        'domains."attribution_allocations.allocation_ratio": min 2 is more than max 1; swap them',
+    ),
+    "a format that is true": (
+        ("format = 1", "format = true"),
+        "format: True is not known; this version reads format 1",
+    ),
+    "an eraser that is a list": (
+        ('erased_by = "migration_owner"', 'erased_by = ["migration_owner"]'),
+        "tenancy.erased_by: ['migration_owner'] is not a name; write it in quotes",
+    ),
+    "a key of no column": (
+        ('keys = [["external_event_id"], ["correlation_id"]]', "keys = [[]]"),
+        "idempotency[0].keys: is not a list of lists of columns; for example",
+    ),
+    "what is active": (
+        ('active = "is_active"', "active = 5"),
+        "taxonomies[0].active: 5 is not a name; write it in quotes",
+    ),
+    "a mapping without a name": (
+        ('mapping = "db/channel_mapping.yaml"', 'mapping = ""'),
+        "taxonomies[0].mapping: '' is not a name; write it in quotes",
+    ),
+    "what is no sum divided": (
+        ('any = "is_verified" }', 'any = "is_verified", divided_by = 100 }'),
+        "read_path[0].columns.verified.divided_by: divides a sum only; remove it",
+    ),
     "a clock": (
         ('"v_realtime_revenue.data_freshness_seconds"', '"data_freshness_seconds"'),
         "clock.columns: 'data_freshness_seconds' does not name a column; write table.column",
@@ -379,6 +417,7 @@ def test_what_is_not_there_yet(documented: Environment, contract: Contract) -> N
         read_paths=contract.read_paths,
         roles=contract.roles,
         clock_columns=contract.clock_columns,
+        introduced=contract.introduced,
     ) == contract  # fmt: skip
 
 
@@ -419,6 +458,28 @@ def test_what_a_later_revision_introduces_is_left_out(contract: Contract, name: 
     # Exactly what names it is gone.
     assert len(before) == len(after) - 1
     assert [x for x in after if x in before] == list(before)
+
+
+def test_a_table_and_a_column_of_a_taxonomy_may_be_introduced_later(contract: Contract) -> None:
+    names = "dead_events", "channel_taxonomy.is_active", "attribution_allocations.channel_code"
+    before = replace(contract, introduced=dict.fromkeys(names, "2")).at(["1"], ["1", "2"])
+    assert set(contract.tenancy.tables) - set(before.tenancy.tables) == {"dead_events"}
+    assert [(t.active, t.used_by) for t in before.taxonomies] == [(None, ())]
+
+
+def test_what_was_introduced_must_be_there(contract: Contract, head_judge: Judge) -> None:
+    there = replace(contract, introduced={"v_realtime_revenue": "2", "tenants.name": "2"})
+    there.bind(head_judge.catalog)
+    for name in ("v_realtime_revenues", "tenants.nam", "nothing.name"):
+        with pytest.raises(UsageError, match=f'"{name}": the database has no such'):
+            replace(contract, introduced={name: "2"}).bind(head_judge.catalog)
+
+
+def test_only_json_has_keys(contract: Contract, head_judge: Judge) -> None:
+    assert contract.pii is not None
+    wrong = replace(contract, pii=replace(contract.pii, columns=(("tenants", "name"),)))
+    with pytest.raises(UsageError, match=r"tenants\.name is of type"):
+        wrong.bind(head_judge.catalog)
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,7 @@ REMOVALS: dict[str, tuple[str, Operation]] = {
     "a tenant": (ACCEPTED, erasure(A)),
     "a tenant by an application role": ("privilege", erasure(A, "app_rw")),
     "a tenant that is not there": (ACCEPTED, erasure(UNKNOWN)),
+    "all tenants": (OPEN, of(None, Delete("tenants"), role="migration_owner")),
 }
 
 REPAIRS: dict[str, tuple[str, Operation]] = {

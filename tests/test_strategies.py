@@ -304,6 +304,11 @@ KINDS: dict[str, Mapping[str, Kind]] = {
             # There is no function without arguments to call.
             if kind is not Call
         },
+        "a row handed to another tenant": lambda s: any(
+            c == "tenant_id" and v != s.tenant and v in (A, B)
+            for t in s.statements if isinstance(t, Update)
+            for c, v in t.assign
+        ),
         "a tenant erased": by(Delete, "tenants", roles=REPAIR),
         "a tenant removed by an application role": by(Delete, "tenants", roles=APPLICATION),
         "a row for another tenant": lambda s: (
@@ -330,6 +335,12 @@ KINDS: dict[str, Mapping[str, Kind]] = {
     "pii": {
         **{f"a key in {t}.{c}": plants(t, c) for t, c in DOCUMENTS},
         **{f"a lookalike in {t}.{c}": plants_lookalike(t, c) for t, c in DOCUMENTS},
+        "a key by update": lambda s: any(
+            s.named(v) for t in s.statements for _, v in assigned(s, t.relation)
+        ),
+        "a key by repair": lambda s: (
+            s.role in REPAIR and any(s.named(v) for _, v in assigned(s, EVENTS))
+        ),
         "a document repaired": lambda s: (
             s.role == "migration_owner" and any(c == "raw_payload" for c, _ in assigned(s, EVENTS))
         ),

@@ -91,7 +91,6 @@ class ReadPathTrue(Invariant):
         wanted = [(c.name, c.type) for c in path.columns]
         if found == wanted:
             return None
-        columns = ", ".join(f"('{n}', '{t}')" for n, t in wanted)
         return Violation(
             signature=self.signature("select", path.view, "columns"),
             operation=step.index,
@@ -101,11 +100,11 @@ class ReadPathTrue(Invariant):
                 Condition(
                     "state",
                     step.index,
-                    "(SELECT array_agg((attname::text, format_type(CASE WHEN t.typtype = 'd' "
-                    "THEN t.typbasetype ELSE t.oid END, NULL)) ORDER BY attnum) "
+                    "(SELECT string_agg(attname || ' ' || format_type(CASE WHEN t.typtype = 'd' "
+                    "THEN t.typbasetype ELSE t.oid END, NULL), ', ' ORDER BY attnum) "
                     "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
                     f"WHERE attrelid = '{sql.name(path.view)}'::regclass AND attnum > 0) "
-                    f"IS DISTINCT FROM ARRAY[{columns}]::record[]",
+                    f"IS DISTINCT FROM {sql.literal(_listed(wanted))}",
                 ),
             ),
         )
