@@ -293,6 +293,19 @@ def test_replay_says_whether_it_still_fails(kept: Kept, tmp_path: Path) -> None:
     assert (mended.returncode, mended.stdout) == (0, f"holds  {kept.path}\n")
 
 
+def test_a_guard_of_another_name_mends_nothing(lab: Lab) -> None:
+    name = "cross-tenant-reference-attribution_allocations-attribution_allocations_event_id_fkey"
+    one = load(ROOT / "tests" / "counterexamples" / f"{name}.json")
+    renamed = (
+        "ALTER TABLE attribution_allocations"
+        " RENAME CONSTRAINT attribution_allocations_event_id_fkey TO event"
+    )
+    with altered(lab.environment, renamed) as environment:
+        (outcome,) = replay([one], environment, lab.contract)
+    assert outcome.fails
+    assert "refers to another tenant's row in attribution_events, through event" in outcome.text
+
+
 def test_replaying_garbage_is_a_usage_error(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.json"
     garbage.write_text("\x00 not JSON")

@@ -254,6 +254,46 @@ def test_a_stored_document_becomes_the_one_key(head_lab: Lab) -> None:
     assert len(reduced.operations) == len(insert.rows) == 1
 
 
+def test_what_leads_up_to_it_stays_lawful(lab: Lab) -> None:
+    """The documented schema would accept less: no key, and postings of nothing."""
+    shown = workload(
+        of(A, event(1, cents=12345)),
+        of(A, allocation(1, cents=12345)),
+        of(A, posting(1, cents=12345), dead_event(1)),
+        of(A, allocation(2, of_event=1, cents=12345, model_version="b")),
+        of(A, posting(2, of_allocation=2, cents=12345)),
+        maintenance(Update("channel_taxonomy", (("is_active", False),), (("code", "email"),))),
+        of(A, Update("attribution_allocations", (("allocated_revenue_cents", 12344),))),
+    )
+    name, signature = "ledger", "update/attribution_allocations/revenue_cents posted"
+    reduced = _reduced_on(lab, "SELECT", name, signature, shown)
+    made, split, post, changed = reduced.operations
+    assert {"external_event_id", "correlation_id"} & set(_row(made))
+    assert _row(split).get("allocated_revenue_cents", 0) == _row(post).get("revenue_cents", 0)
+    (update,) = changed.statements
+    assert isinstance(update, Update)
+
+
+def test_a_key_that_matters_in_itself_may_be_missing(lab: Lab) -> None:
+    keyless = event(1, external_event_id=None, correlation_id=None)
+    shown = workload(
+        of(A, keyless, delivery=1),
+        of(A, replace(keyless, rows=event(2, external_event_id=None, correlation_id=None).rows),
+           delivery=1),
+    )  # fmt: skip
+    signature = "insert/attribution_events/no key"
+    reduced = _reduced_on(lab, "SELECT", "idempotent-ingest", signature, shown)
+    assert len(reduced.operations) == 2
+    assert not {"external_event_id", "correlation_id"} & set(_row(reduced.operations[0]))
+
+
+def _row(operation: Operation) -> dict[str, object]:
+    (insert,) = operation.statements
+    assert isinstance(insert, Insert)
+    (row,) = insert.rows
+    return dict(zip(insert.columns, row, strict=True))
+
+
 def _reduced_on(lab: Lab, flaw: str, name: str, signature: str, shown: Workload) -> Workload:
     """The smallest that shows the same on the broken schema."""
     with altered(lab.environment, flaw) as environment, Judge(environment, lab.contract) as judge:
