@@ -197,7 +197,7 @@ def test_the_next_run_sees_nothing_of_a_patch(server_url: str, tmp_path: Path) -
     patch.write_text("ALTER ROLE app_rw BYPASSRLS")
     common = (
         "run", "--revision", "documented", "--invariant", "cross-tenant", "--seed", "3",
-        "--max-examples", "6", "--server", server_url, "-q",
+        "--max-examples", "40", "--server", server_url, "-q",
     )  # fmt: skip
     patched, plain = tmp_path / "patched.json", tmp_path / "plain.json"
     done = invariants(*common, "--apply-sql", patch, "--json", patched)

@@ -114,7 +114,7 @@ def test_a_violation_fails_its_test_with_the_story(
 def test_workers_share_a_server_and_leave_no_database(session: Session, server_url: str) -> None:
     before = query(server_url, "SELECT datname FROM pg_database ORDER BY 1")
     result = session.run(
-        *("-n", "2", "--invariants-max-examples=30", "--invariants-revision=documented"),
+        *("-n", "2", "--invariants-max-examples=150", "--invariants-revision=documented"),
         *("-k", "taxonomy or idempotent-ingest", "--invariants-seed=3"),
         server=server_url,
     )

@@ -102,10 +102,14 @@ def test_nothing_can_be_left_out(judge: Judge, name: str) -> None:
 @pytest.mark.parametrize("name", VIOLATED)
 def test_reducing_is_deterministic_and_idempotent(judge: Judge, name: str) -> None:
     one, violation = _failing(judge, name)[0]
-    fails = _failing_like(judge, INVARIANTS[name], one, violation)
-    reduced = _reduced(judge, one, fails)
-    assert _reduced(judge, one, fails) == reduced
-    assert _reduced(judge, reduced, fails) == reduced
+
+    def reduced(failing: Workload) -> Workload:
+        fails = _failing_like(judge, INVARIANTS[name], failing, violation)
+        return _reduced(judge, failing, fails)
+
+    smallest = reduced(one)
+    assert reduced(one) == smallest
+    assert reduced(smallest) == smallest
 
 
 def _failing_like(judge: Judge, invariant: Invariant, one: Workload, violation: Violation) -> Fails:
