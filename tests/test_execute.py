@@ -139,6 +139,23 @@ def test_states_before_and_after(executor: Executor) -> None:
     assert len(history.initial.rows("channel_taxonomy")) == 9
 
 
+def test_rows_stay_the_same_however_many_there_were(
+    documented: Environment, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are kept by their text, up to a number; what did not change is no change ever after."""
+    monkeypatch.setattr("invariants.execute._RECORDS_KEPT", 20)
+    with Judge(documented, contract) as judge:
+        executor = judge.executor("")
+        for number in range(10):
+            shown = workload(*(of(A, event(10 * number + n)) for n in range(8)))
+            history = executor.run(shown)
+            assert [len(s.changes) for s in history.steps] == [1] * 8
+            assert history.initial.rows("channel_taxonomy") == executor.baseline.rows(
+                "channel_taxonomy"
+            )
+        assert len(executor._records) < 60
+
+
 def test_counts_and_rows(executor: Executor) -> None:
     history = executor.run(
         workload(
