@@ -105,7 +105,7 @@ class Invariant(ABC):
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
     # How much of a run's time it needs, compared with others.
-    share: ClassVar[int] = 1
+    share: ClassVar[int] = 3
     # In how many of a hundred workloads everything is read at the end, for every tenant and none.
     readings_percent: ClassVar[int] = 0
 

@@ -39,7 +39,7 @@ class LedgerAddsUp(Invariant):
         "A posting carries its allocation's amount, once; corrections name their posting and never "
         "take it below zero; every row traces to rows of its own tenant."
     )
-    share = 2
+    share = 4
     focus = {
         "ingest": 5,
         "allocate": 10,

@@ -33,7 +33,7 @@ class ReadPathTrue(Invariant):
         "What a tenant reads through the API's views is what its rows were at the last refresh, in "
         "the columns and types of the API; a refresh never fails."
     )
-    share = 3
+    share = 6
     readings_percent = 25
     focus = {
         "ingest": 6,
