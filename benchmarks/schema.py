@@ -418,7 +418,7 @@ def plans(found: list[Explained]) -> str:
 def sides(wanted: SchemaOptions, size: Size) -> Iterator[tuple[ServerInfo, Side, Side]]:
     """Two loaded databases on one server: the documented schema, and the one wanted."""
     documented = replace(wanted, revision="documented", apply_sql=())
-    with schema(documented, _ignore) as (environment, contract):
+    with schema(documented, lambda _: None) as (environment, contract):
         goal = migrations(wanted, contract)
         try:
             before, after = environment.scratch().conninfo, environment.scratch().conninfo
@@ -562,10 +562,6 @@ def _scans(node: dict[str, Any]) -> Iterator[str]:
         yield f"{node['Node Type']} on {read}"
     for child in node.get("Plans", ()):
         yield from _scans(child)
-
-
-def _ignore(line: str) -> None:
-    del line
 
 
 def _say(line: str) -> None:

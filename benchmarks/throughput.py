@@ -243,7 +243,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))
-        with schema(SchemaOptions(**values), _ignore) as (environment, contract):
+        with schema(SchemaOptions(**values), lambda _: None) as (environment, contract):
             server = environment.server
             print(
                 f"revision {environment.revision} on {server.kind} PostgreSQL {server.version}; "
@@ -311,10 +311,6 @@ def report(rounds: list[dict[str, Sides]]) -> str:
 
 def _silent(event: Event) -> None:
     del event
-
-
-def _ignore(line: str) -> None:
-    del line
 
 
 if __name__ == "__main__":

@@ -256,6 +256,10 @@ class Contract:
             ),
         )
 
+    def pii_of(self, table: str, column: str) -> Pii | None:
+        """What names personal data, for a column whose documents must not."""
+        return self.pii if self.pii and (table, column) in self.pii.columns else None
+
     def ledger_of(self, table: str) -> Ledger | None:
         """The rule for a table that is a ledger."""
         return next((rule for rule in self.ledgers if rule.table == table), None)

@@ -520,8 +520,8 @@ class _Model:
             elif isinstance(value, int | str):
                 _require(domain.min is None or float(value) >= domain.min, "domain")
                 _require(domain.max is None or float(value) <= domain.max, "domain")
-        pii = self.contract.pii
-        if pii is not None and (relation.name, column.name) in pii.columns:
+        pii = self.contract.pii_of(relation.name, column.name)
+        if pii is not None:
             assert isinstance(value, Json)
             _require(not pii_keys(pii, value.document), "pii")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from invariants import premises, sql
 from invariants.checks.base import Case, Violation
 from invariants.history import Step
-from invariants.operations import Copy, Insert, Merge, Statement, Workload
+from invariants.operations import Copy, Statement, Workload, inserted
 
 WIDTH = 100
 _UUID = re.compile(r"'?\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b'?")
@@ -34,16 +34,11 @@ def names_of(workload: Workload) -> Mapping[str, str]:
     counts: dict[str, int] = {}
     for operation in workload.operations:
         for s in operation.statements:
-            rows = (
-                s.rows if isinstance(s, Insert | Copy) else (s.row,) if isinstance(s, Merge) else ()
-            )
-            if rows and "id" in getattr(s, "columns", ()):
-                place = s.columns.index("id")  # type: ignore[union-attr]
-                for row in rows:
-                    value = row[place]
-                    if isinstance(value, str) and value not in names:
-                        counts[s.relation] = counts.get(s.relation, 0) + 1
-                        names[value] = f"{s.relation}#{counts[s.relation]}"
+            for row in inserted(s):
+                value = row.get("id")
+                if isinstance(value, str) and value not in names:
+                    counts[s.relation] = counts.get(s.relation, 0) + 1
+                    names[value] = f"{s.relation}#{counts[s.relation]}"
     return names
 
 

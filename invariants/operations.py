@@ -160,6 +160,16 @@ STATEMENTS: Mapping[str, type[Statement]] = {
 READS = (Select,)
 
 
+def inserted(statement: Statement) -> tuple[dict[str, Value], ...]:
+    """The rows that an INSERT, COPY or MERGE brings, by column; none for other statements."""
+    match statement:
+        case Insert(_, columns, rows) | Copy(_, columns, rows):
+            return tuple(dict(zip(columns, row, strict=True)) for row in rows)
+        case Merge(_, columns, row):
+            return (dict(zip(columns, row, strict=True)),)
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One client transaction: an actor and the statements it sends.

@@ -31,6 +31,7 @@ from invariants.operations import (
     Value,
     Workload,
     ident,
+    inserted,
 )
 
 _UUID = re.compile(r"[0-9a-f]{8}-0000-4000-8000-([0-9a-f]{12})\Z")
@@ -98,24 +99,18 @@ def _without_chunks(workload: Workload, attempt: Attempt) -> Workload:
 
 def _keyless(workload: Workload, contract: Contract, catalog: Catalog) -> int:
     """How many rows are inserted without a key by which a second delivery is recognised."""
-    keyed = {rule.table for rule in contract.idempotency} & set(catalog.tables)
-    count = 0
-    for operation in workload.operations:
-        for statement in operation.statements:
-            if statement.relation not in keyed:
-                continue
-            match statement:
-                case Insert(table, columns, rows) | Copy(table, columns, rows):
-                    pass
-                case Merge(table, columns, row):
-                    rows = (row,)
-                case _:
-                    continue
-            default = {n: "" for n, c in catalog.tables[table].columns.items() if c.has_default}
-            for row in rows:
-                values = {**default, **dict(zip(columns, row, strict=True))}
-                count += contract.key_of(table, values) is None
-    return count
+    defaults = {
+        rule.table: {n: "" for n, c in catalog.tables[rule.table].columns.items() if c.has_default}
+        for rule in contract.idempotency
+        if rule.table in catalog.tables
+    }
+    return sum(
+        contract.key_of(s.relation, {**defaults[s.relation], **row}) is None
+        for operation in workload.operations
+        for s in operation.statements
+        if s.relation in defaults
+        for row in inserted(s)
+    )
 
 
 def _with_bare_inserts(

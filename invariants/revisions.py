@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from invariants.checks import chosen
 from invariants.contract import load
 from invariants.counterexample import Kept
 from invariants.errors import InfrastructureError, UsageError
@@ -52,15 +53,17 @@ def stages(
     all revisions are searched alike. Raises `UsageError` and `InfrastructureError`.
     """
     assert options.seed is not None
+    invariants = chosen(options.invariants) if search else ()
     wanted = _revisions(options, since)
     named = titles(Migrations(options.alembic_config))
     for number, revision in enumerate(wanted, 1):
         say(f"revision {revision} ({number} of {len(wanted)}): {named[revision]}")
         at = replace(options, revision=revision, artifacts=options.artifacts / revision)
-        with schema(at, _ignore) as (environment, contract):
+        with schema(at, lambda _: None) as (environment, contract):
             failing = tuple(o.kept for o in replay(kept, environment, contract) if o.fails)
-            found = search_all(at, options.seed, environment, contract, listener)
-            searched = tuple(found) if search else ()
+            searched = tuple(
+                search_all(invariants, at, options.seed, environment, contract, listener)
+            )
         if fault := next((i.fault for i in searched if i.fault), None):
             raise InfrastructureError(f"revision {revision}: {fault}")
         yield Stage(revision, named[revision], searched, failing)
@@ -154,7 +157,3 @@ def _count(finished: InvariantFinished) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int) -> str:
     rule = ["---" if n < numbers_from else "--:" for n in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
-
-
-def _ignore(line: str) -> None:
-    del line

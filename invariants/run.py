@@ -100,12 +100,12 @@ def failed_before() -> Path:
 def run(options: RunOptions, listener: Listener, say: Say) -> Report:
     """Search all chosen invariants. Raises `UsageError` and `InfrastructureError`."""
     started = time.monotonic()
-    chosen(options.invariants)  # a name that is none is told before a server starts
+    invariants = chosen(options.invariants)
     ensure_writable(options.artifacts)
     seed = new_seed() if options.seed is None else options.seed
     with schema(options, say) as (environment, contract):
         say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
-        finished = tuple(search_all(options, seed, environment, contract, listener))
+        finished = tuple(search_all(invariants, options, seed, environment, contract, listener))
         return Report(
             environment.server,
             environment.revision,
@@ -117,15 +117,15 @@ def run(options: RunOptions, listener: Listener, say: Say) -> Report:
 
 
 def search_all(
+    invariants: Sequence[Invariant],
     options: RunOptions,
     seed: int,
     environment: Environment,
     contract: Contract,
     listener: Listener,
 ) -> Iterator[InvariantFinished]:
-    """Search the chosen invariants, one after the other, within the budget of the options."""
+    """Search invariants, one after the other, within the budget of the options."""
     explorer = Explorer(environment, contract, listener)
-    invariants = chosen(options.invariants)
     try:
         searching = time.monotonic()
         fault = None

@@ -125,8 +125,8 @@ def column_value(world: World, table: str, name: str, tenant: str, *, hostile: i
         if not column.not_null and world.chance(20):
             return None
         return ident(name, world.below(4))
-    pii = world.contract.pii
-    if pii is not None and (table, name) in pii.columns and world.chance(30):
+    pii = world.contract.pii_of(table, name)
+    if pii is not None and world.chance(30):
         return planted(world, pii)
     values = choices(relation, column, world.contract)
     if not column.not_null and world.chance(15):

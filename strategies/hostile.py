@@ -150,8 +150,7 @@ def repair(world: World) -> Operation | None:
     told = [c for c in columns if not relation.columns[c].type.startswith("timestamp")]
     # Whether a time was set cannot be told from its text as surely as for other values.
     column = world.pick(told if told and world.chance(80) else columns)
-    pii = world.contract.pii
-    documents = [c for c in columns if pii is not None and (rule.table, c) in pii.columns]
+    documents = [c for c in columns if world.contract.pii_of(rule.table, c)]
     if documents and world.chance(25):
         column = world.pick(documents)
     value = column_value(world, rule.table, column, known.tenant, hostile=0)

@@ -4,25 +4,24 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 import invariants.environment
 from invariants.checks import INVARIANTS
 from invariants.contract import Contract
 from invariants.engine import Explorer, Search
 from invariants.environment import Environment, open_environment
-from invariants.migrate import Migrations, upgrade
-from tests.databases import ROOT, plain_owner
+from invariants.migrate import Migrations
+from tests.databases import ROOT, Database, plain_owner
 
 EXAMPLES = 80
 
 
 def upgrade_as_plain_owner(conninfo: str, migrations: Migrations) -> None:
-    owner = plain_owner(conninfo)
-    with psycopg.connect(conninfo, autocommit=True) as admin:
-        admin.execute(f'ALTER DATABASE "{admin.info.dbname}" OWNER TO {owner}'.encode())
-        admin.execute(f"ALTER SCHEMA public OWNER TO {owner}".encode())
-    upgrade(make_conninfo(conninfo, options=f"-c role={owner}"), migrations)
+    name = str(conninfo_to_dict(conninfo)["dbname"])
+    database = Database(conninfo, name, plain_owner(conninfo))
+    database.execute(f'ALTER DATABASE "{name}" OWNER TO {database.migrator}')
+    database.upgrade(migrations.revision)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from invariants.operations import (
     Select,
     Statement,
     Update,
+    Value,
     Workload,
+    inserted,
 )
 from invariants.reduce import reduce
 from tests.engine import (
@@ -180,15 +182,15 @@ def test_of_a_document_only_what_matters_is_left(
 
 
 def _documents(shown: Workload) -> list[Json]:
-    return [
-        value
-        for operation in shown.operations
-        for statement in operation.statements
-        if isinstance(statement, Insert)
-        for row in statement.rows
-        for value in row
-        if isinstance(value, Json)
-    ]
+    return [value for value in _values(shown) if isinstance(value, Json)]
+
+
+def _values(shown: Workload) -> Iterator[Value]:
+    """Every value that is inserted."""
+    for operation in shown.operations:
+        for statement in operation.statements:
+            for row in inserted(statement):
+                yield from row.values()
 
 
 @pytest.mark.parametrize(
@@ -198,15 +200,7 @@ def test_a_negative_number_comes_closer_to_nothing(
     head_judge: Judge, least: int, left: int
 ) -> None:
     def cents(shown: Workload) -> list[int]:
-        return [
-            value
-            for operation in shown.operations
-            for statement in operation.statements
-            if isinstance(statement, Insert)
-            for row in statement.rows
-            for value in row
-            if isinstance(value, int)
-        ]
+        return [value for value in _values(shown) if isinstance(value, int)]
 
     shown = workload(of(A, correction(1, cents=-12345)))
     reduced = reduce(
@@ -227,13 +221,7 @@ def test_a_ledger_that_is_below_nothing_becomes_the_smallest(head_lab: Lab) -> N
         of(A, correction(3, cents=-6000), correction(4, cents=-12001), role="app_admin"),
     )
     reduced = _reduced_on(head_lab, flaw, "ledger", "insert/revenue_ledger/net below zero", long)
-    rows = [
-        (s.relation, dict(zip(s.columns, r, strict=True)))
-        for o in reduced.operations
-        for s in o.statements
-        if isinstance(s, Insert)
-        for r in s.rows
-    ]
+    rows = [(s.relation, r) for o in reduced.operations for s in o.statements for r in inserted(s)]
     assert [relation for relation, _ in rows] == [
         "attribution_events", "attribution_allocations", "revenue_ledger", "revenue_ledger"
     ]  # fmt: skip
@@ -291,11 +279,10 @@ def test_a_key_that_matters_in_itself_may_be_missing(lab: Lab) -> None:
     assert not {"external_event_id", "correlation_id"} & set(_row(reduced.operations[0]))
 
 
-def _row(operation: Operation) -> dict[str, object]:
+def _row(operation: Operation) -> dict[str, Value]:
     (insert,) = operation.statements
-    assert isinstance(insert, Insert)
-    (row,) = insert.rows
-    return dict(zip(insert.columns, row, strict=True))
+    (row,) = inserted(insert)
+    return row
 
 
 def _reduced_on(lab: Lab, flaw: str, name: str, signature: str, shown: Workload) -> Workload:

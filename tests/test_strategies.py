@@ -20,11 +20,9 @@ from invariants.operations import (
     OPERATOR,
     STATEMENTS,
     Call,
-    Copy,
     Delete,
     Insert,
     Json,
-    Merge,
     Operation,
     Refresh,
     Select,
@@ -32,6 +30,7 @@ from invariants.operations import (
     Update,
     Value,
     Workload,
+    inserted,
 )
 from strategies.payloads import LOOKALIKES
 from strategies.registry import operation_strategies
@@ -50,11 +49,7 @@ Row = Mapping[str, Value]
 def rows(table: str, statement: Statement) -> Iterator[Row]:
     """The rows that a statement would put into a table."""
     if statement.relation == table:
-        if isinstance(statement, Insert | Copy):
-            for row in statement.rows:
-                yield dict(zip(statement.columns, row, strict=True))
-        elif isinstance(statement, Merge):
-            yield dict(zip(statement.columns, statement.row, strict=True))
+        yield from inserted(statement)
 
 
 class Seen:

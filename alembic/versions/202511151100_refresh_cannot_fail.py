@@ -174,42 +174,49 @@ def let_owner_read() -> None:
 
 def refuse_runs_at_one_time() -> None:
     """Only the latest runs of a tenant are rows of the view."""
-    op.execute("""
-        DO $$
-        DECLARE
-            run_count bigint;
-            examples text;
-        BEGIN
-            SELECT count(*), string_agg(id::text, ', ' ORDER BY id) FILTER (WHERE n <= 5)
-            INTO run_count, examples
-            FROM (
-                SELECT r.id, row_number() OVER (ORDER BY r.id) AS n
-                FROM (
-                    SELECT
-                        id,
-                        rank() OVER (PARTITION BY tenant_id ORDER BY last_run_at DESC) AS place,
-                        count(*) OVER (PARTITION BY tenant_id, last_run_at) AS at_one_time
-                    FROM reconciliation_runs
-                ) r
-                WHERE r.place = 1 AND r.at_one_time > 1
-            ) runs;
-
-            IF run_count > 0 THEN
-                RAISE EXCEPTION 'reconciliation_runs: % rows are the latest of their tenant '
-                    'together with others, at the same last_run_at, for example %',
-                        run_count, examples
-                    USING ERRCODE = 'unique_violation',
-                          HINT = 'Keep one of each tenant at that time, as app_rw with '
-                              'app.current_tenant_id set to their tenant_id; then downgrade again.';
-            END IF;
-        END
-        $$
-    """)
+    refuse(
+        """
+        SELECT id
+        FROM (
+            SELECT
+                id,
+                rank() OVER (PARTITION BY tenant_id ORDER BY last_run_at DESC) AS place,
+                count(*) OVER (PARTITION BY tenant_id, last_run_at) AS at_one_time
+            FROM reconciliation_runs
+        ) runs
+        WHERE place = 1 AND at_one_time > 1
+        """,
+        message="reconciliation_runs: % rows are the latest of their tenant together with others, "
+        "at the same last_run_at, for example %",
+        errcode="unique_violation",
+        hint="Keep one of each tenant at that time, as app_rw with app.current_tenant_id set to "
+        "their tenant_id; then downgrade again.",
+    )
 
 
 def refuse_ages_that_are_no_integer() -> None:
     """The view shows the age of a tenant's latest row, so only that has to fit."""
-    op.execute("""
+    refuse(
+        """
+        SELECT id
+        FROM (
+            SELECT id, updated_at, max(updated_at) OVER (PARTITION BY tenant_id) AS latest
+            FROM revenue_ledger
+        ) ledger_rows
+        WHERE latest < now() - interval '2147483647 seconds'
+           OR updated_at > now() + interval '2147483647 seconds'
+        """,
+        message="revenue_ledger: % rows make the age of their tenant''s latest row, by "
+        "updated_at, no integer of seconds, for example %",
+        errcode="numeric_value_out_of_range",
+        hint="Give them an updated_at within 68 years from now, as migration_owner with "
+        "app.current_tenant_id set to their tenant_id; then downgrade again.",
+    )
+
+
+def refuse(rows: str, *, message: str, errcode: str, hint: str) -> None:
+    """Stop at rows, found by a query of their ids, with their number and some of them."""
+    op.execute(f"""
         DO $$
         DECLARE
             row_count bigint;
@@ -217,25 +224,11 @@ def refuse_ages_that_are_no_integer() -> None:
         BEGIN
             SELECT count(*), string_agg(id::text, ', ' ORDER BY id) FILTER (WHERE n <= 5)
             INTO row_count, examples
-            FROM (
-                SELECT l.id, row_number() OVER (ORDER BY l.id) AS n
-                FROM (
-                    SELECT
-                        id, updated_at, max(updated_at) OVER (PARTITION BY tenant_id) AS latest
-                    FROM revenue_ledger
-                ) l
-                WHERE l.latest < now() - interval '2147483647 seconds'
-                   OR l.updated_at > now() + interval '2147483647 seconds'
-            ) ledger_rows;
+            FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM ({rows}) found) numbered;
 
             IF row_count > 0 THEN
-                RAISE EXCEPTION 'revenue_ledger: % rows make the age of their tenant''s latest '
-                    'row, by updated_at, no integer of seconds, for example %',
-                        row_count, examples
-                    USING ERRCODE = 'numeric_value_out_of_range',
-                          HINT = 'Give them an updated_at within 68 years from now, as '
-                              'migration_owner with app.current_tenant_id set to their tenant_id; '
-                              'then downgrade again.';
+                RAISE EXCEPTION '{message}', row_count, examples
+                    USING ERRCODE = '{errcode}', HINT = '{hint}';
             END IF;
         END
         $$

@@ -26,9 +26,6 @@ from invariants.history import Record, Step
 from invariants.operations import (
     OPERATOR,
     Call,
-    Copy,
-    Insert,
-    Merge,
     Operation,
     Refresh,
     Select,
@@ -36,6 +33,7 @@ from invariants.operations import (
     Update,
     Value,
     Workload,
+    inserted,
 )
 from invariants.wire import Answer
 
@@ -304,16 +302,9 @@ def _foreign_key_named(case: Case, step: Step, statement: Statement) -> str:
     return ""
 
 
-def _rows_named(statement: Statement) -> list[dict[str, Value]]:
+def _rows_named(statement: Statement) -> tuple[dict[str, Value], ...]:
     """The columns a statement writes, row by row."""
-    match statement:
-        case Insert(_, columns, rows) | Copy(_, columns, rows):
-            return [dict(zip(columns, row, strict=True)) for row in rows]
-        case Merge(_, columns, row):
-            return [dict(zip(columns, row, strict=True))]
-        case Update(_, assign):
-            return [dict(assign)]
-    return []
+    return (dict(statement.assign),) if isinstance(statement, Update) else inserted(statement)
 
 
 def _target(case: Case, step: Step, key: ForeignKey, row: Record) -> Record | None:
