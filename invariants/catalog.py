@@ -22,7 +22,10 @@ _KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `type` is the base type's SQL name; `length` in characters, -1 is unlimited."""
+    """One column. `type` is the base type's SQL name; `length` in characters, -1 is unlimited.
+
+    `scale` is the number of digits after the point, of a number or of a second; -1 is any number.
+    """
 
     name: str
     type: str
@@ -33,6 +36,7 @@ class Column:
     length: int = -1
     enum: tuple[str, ...] = ()
     is_array: bool = False
+    scale: int = -1
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,9 @@ SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull AS not_null, a.atthasd
        format_type(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END, NULL) AS type,
        CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4
             ELSE -1 END AS length,
+       CASE WHEN t.typname = 'numeric' AND a.atttypmod > 4 THEN (a.atttypmod - 4) & 65535
+            WHEN t.typname ~ '^time' THEN CASE WHEN a.atttypmod >= 0 THEN a.atttypmod ELSE 6 END
+            ELSE -1 END AS scale,
        t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A' AS is_array,
        (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder)
         FROM pg_enum e WHERE e.enumtypid = t.oid) AS enum
@@ -298,6 +305,7 @@ def _column(row: dict[str, Any]) -> Column:
         length=row["length"],
         enum=tuple(row["enum"] or ()),
         is_array=row["is_array"],
+        scale=row["scale"],
     )
 
 

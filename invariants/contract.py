@@ -14,12 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from invariants.catalog import Catalog
+from invariants.catalog import Catalog, Column, ForeignKey, Relation
 from invariants.errors import UsageError
 
 FORMAT = 1
 VERBS = ("select", "insert", "update", "delete", "truncate")
 CHANNELS = ("primary-key-collision",)
+
+# What may be said of a column besides its type.
+COLUMN_WORDS = ("key", "nullable", "cascade", "restrict")
+# Spellings of types that people prefer to PostgreSQL's own.
+_ALIASES = {
+    "varchar": "character varying",
+    "char": "character",
+    "int": "integer",
+    "bool": "boolean",
+    "decimal": "numeric",
+    "timestamptz": "timestamp with time zone",
+    "timestamp": "timestamp without time zone",
+}
+_TYPE = re.compile(r"([a-z][a-z ]*?)\s*(?:\(([0-9]+)(?:\s*,\s*([0-9]+))?\))?( with(?:out)? time zone)?\Z")
 
 Key = tuple[Any, ...]
 Summary = Literal["tenant", "sum", "any", "age", "latest"]
@@ -82,11 +96,12 @@ class Taxonomy:
 
 @dataclass(frozen=True)
 class Domain:
-    """Values a column takes: a numeric range, or one of a list."""
+    """Values a column takes: a numeric range, one of a list, or any text that is not blank."""
 
     min: float | None = None
     max: float | None = None
     one_of: tuple[str, ...] | None = None
+    not_blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,24 @@ class ReadPath:
 
 
 @dataclass(frozen=True)
+class RowColumn:
+    """What a column holds: values of a type, of a length in characters where it has one.
+
+    `scale` is the number of digits after the point, of a number or of a second; -1 where the type
+    says nothing. `gone_with` is CASCADE when a row goes with what this column refers to, NO ACTION
+    when it keeps it from going, and empty where nothing is said.
+    """
+
+    name: str
+    type: str
+    length: int = -1
+    scale: int = -1
+    key: bool = False
+    nullable: bool = False
+    gone_with: str = ""
+
+
+@dataclass(frozen=True)
 class Contract:
     """Everything a schema promises. Build it with `load`, check it with `bind` to a database."""
 
@@ -187,6 +220,7 @@ class Contract:
     ledgers: tuple[Ledger, ...] = ()
     pii: Pii | None = None
     read_paths: tuple[ReadPath, ...] = ()
+    rows: Mapping[str, tuple[RowColumn, ...]] = field(default_factory=dict)
     introduced: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:
@@ -235,6 +269,11 @@ class Contract:
                 if there(t.table, t.code)
             ),
             domains={c: d for c, d in self.domains.items() if there(*c)},
+            rows={
+                table: tuple(c for c in columns if there(table, c.name))
+                for table, columns in self.rows.items()
+                if there(table)
+            },
             clock_columns=frozenset(c for c in self.clock_columns if there(*c)),
             ledgers=tuple(
                 rule
@@ -255,6 +294,18 @@ class Contract:
                 and there(r.table, *r.latest_by, *(c.source for c in r.columns))
             ),
         )
+
+    def promised(self, catalog: Catalog) -> Catalog:
+        """The catalog with what the contract says of rows in place of what the database does.
+
+        Rows are made, and outcomes predicted, from it: a column that has lost its NOT NULL, its
+        length or its key is judged by what was promised of it.
+        """
+        relations = dict(catalog.relations)
+        for table, columns in self.rows.items():
+            if table in relations:
+                relations[table] = _as_promised(relations[table], columns)
+        return replace(catalog, relations=relations)
 
     def pii_of(self, table: str, column: str) -> Pii | None:
         """What names personal data, for a column whose documents must not."""
@@ -425,6 +476,8 @@ class Contract:
             yield f"ledger[{i}].source", ledger.source_table
         for i, path in enumerate(self.read_paths):
             yield f"read_path[{i}].rows_of", path.table
+        for table in self.rows:
+            yield f"rows.{table}", table
 
     def _columns(self) -> Iterable[tuple[str, str, str]]:
         for table in self.tenancy.tables:
@@ -459,6 +512,9 @@ class Contract:
                     yield told, path.table, read.source
             for column in path.latest_by:
                 yield f"read_path[{i}].latest_by", path.table, column
+        for table, columns in self.rows.items():
+            for promised in columns:
+                yield f"rows.{table}", table, promised.name
         for table, column in self.domains:
             yield f'domains."{table}.{column}"', table, column
         for table, column in self.clock_columns:
@@ -490,6 +546,35 @@ def _close(catalog: Catalog, name: str) -> str:
     return f"did you mean {near[0]!r}?" if near else "remove it, or create the table in a migration"
 
 
+def _as_promised(relation: Relation, promised: tuple[RowColumn, ...]) -> Relation:
+    columns = dict(relation.columns)
+    for column in promised:
+        if column.name in columns:
+            columns[column.name] = _column_as_promised(columns[column.name], column)
+    told = {c.name: c.gone_with for c in promised if c.gone_with}
+
+    def key_as_promised(key: ForeignKey) -> ForeignKey:
+        actions = {told[c] for c in key.columns if c in told}
+        return replace(key, on_delete=actions.pop()) if len(actions) == 1 else key
+
+    return replace(
+        relation,
+        columns=columns,
+        primary_key=tuple(c.name for c in promised if c.key) or relation.primary_key,
+        foreign_keys=tuple(map(key_as_promised, relation.foreign_keys)),
+    )
+
+
+def _column_as_promised(column: Column, promised: RowColumn) -> Column:
+    return replace(
+        column,
+        type=promised.type,
+        length=promised.length,
+        scale=promised.scale,
+        not_null=promised.key or not promised.nullable,
+    )
+
+
 class _Reader:
     """Turns a TOML document into a contract and says where it does not fit."""
 
@@ -501,7 +586,7 @@ class _Reader:
             "",
             doc,
             "format revisions introduced tenancy roles append_only sums idempotency taxonomies "
-            "ledger pii read_path domains clock accepted",
+            "ledger pii read_path rows domains clock accepted",
             required="format tenancy roles",
         )
         if type(doc["format"]) is not int or doc["format"] != FORMAT:
@@ -540,6 +625,10 @@ class _Reader:
             ledgers=tuple(self.ledger(k, t) for k, t in self.each("ledger", doc)),
             pii=self.pii(self.table("pii", doc["pii"])) if "pii" in doc else None,
             read_paths=tuple(self.read_path(k, t) for k, t in self.each("read_path", doc)),
+            rows={
+                t: tuple(self.row_column(f"rows.{t}.{c}", c, spec) for c, spec in columns.items())
+                for t, columns in self.each_of("rows", doc)
+            },
             introduced={
                 k: self.text(f'introduced."{k}"', v)
                 for k, v in self.table("introduced", doc.get("introduced", {})).items()
@@ -703,7 +792,7 @@ class _Reader:
         domains = {}
         for name, spec in table.items():
             key = f'domains."{name}"'
-            self.keys(key, self.table(key, spec), "min max one_of")
+            self.keys(key, self.table(key, spec), "min max one_of not_blank")
             one_of = self.texts(f"{key}.one_of", spec["one_of"]) if "one_of" in spec else None
             if one_of == ():
                 raise self.fault(f"{key}.one_of", "is empty", "list the values, or remove it")
@@ -713,8 +802,45 @@ class _Reader:
                     raise self.fault(f"{key}.{bound}", f"{value!r} is not a number", "write one")
             if low is not None and high is not None and low > high:
                 raise self.fault(key, f"min {low} is more than max {high}", "swap them")
-            domains[self.dotted(key, name)] = Domain(low, high, one_of)
+            blank = spec.get("not_blank", False)
+            if type(blank) is not bool:
+                raise self.fault(f"{key}.not_blank", f"{blank!r} is not true or false", "write one")
+            domains[self.dotted(key, name)] = Domain(low, high, one_of, blank)
         return domains
+
+    def row_column(self, key: str, name: str, value: object) -> RowColumn:
+        text, words = self.text(key, value), []
+        while (split := text.rpartition(","))[2].strip() in COLUMN_WORDS:
+            words.append(split[2].strip())
+            text = split[0].strip()
+        match = _TYPE.match(text)
+        if match is None:
+            raise self.fault(
+                key,
+                f"{value!r} is not a type followed by some of: {', '.join(COLUMN_WORDS)}",
+                'write "uuid, key" or "varchar(20), nullable"',
+            )
+        base = (match[1] + (match[4] or "")).strip()
+        kind = _ALIASES.get(base, base)
+        first, second = (None if n is None else int(n) for n in (match[2], match[3]))
+        timed = kind.startswith("time")
+        return RowColumn(
+            name,
+            kind,
+            length=first if first is not None and kind.startswith("character") else -1,
+            scale=(first if first is not None else 6) if timed else -1 if second is None else second,
+            key="key" in words,
+            nullable="nullable" in words,
+            gone_with="CASCADE"
+            if "cascade" in words
+            else "NO ACTION"
+            if "restrict" in words
+            else "",
+        )
+
+    def each_of(self, key: str, doc: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+        for name, table in self.table(key, doc.get(key, {})).items():
+            yield name, self.table(f"{key}.{name}", table)
 
     def clock(self, table: dict[str, Any]) -> frozenset[tuple[str, str]]:
         self.keys("clock", table, "columns")

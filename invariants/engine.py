@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import given
 from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
@@ -52,7 +52,7 @@ class Search:
     """How to look: seed, limits, and where to keep what is found.
 
     `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
-    the run; with `retry` what is in it is tried first.
+    the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
     """
 
     seed: int
@@ -61,6 +61,7 @@ class Search:
     artifacts: Path | None = None
     failed: Path | None = None
     retry: bool = False
+    first: bool = False
 
 
 class _Spent(BaseException):
@@ -147,9 +148,10 @@ class Explorer:
     def _search(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
         import strategies
 
-        workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
         if search.retry:
             self._retry(invariant, search, tally)
+        self._sweep(invariant, search, tally)
+        workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
         round_ = 0
         while tally.examples < search.examples and not self._spent(tally, search):
             so_far = tally.examples
@@ -158,6 +160,20 @@ class Explorer:
             ):
                 return
             round_ += 1
+
+    def _sweep(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
+        """Try what can be enumerated, before anything is drawn at random."""
+        import strategies
+
+        for workload in strategies.sweeps(self.contract, self.judge.catalog, invariant):
+            if self._spent(tally, search) or tally.examples >= search.examples:
+                return
+            tally.examples += 1
+            self._tell(invariant, search, tally, "searching")
+            case, violations = self.judge.violations(invariant, workload)
+            tally.written |= _inserted(case)
+            for signature in by_signature(violations):
+                self._pursue(invariant, search, tally, case, signature)
 
     def _round(
         self,
@@ -172,6 +188,8 @@ class Explorer:
         The server works on a workload while the next one is drawn, so Hypothesis learns of a
         failure one example late; it is asked to explore, not to remember.
         """
+        import strategies
+
         limit = search.examples - tally.examples
         seen: list[_New] = []
         begun: list[Pending] = []
@@ -197,15 +215,7 @@ class Explorer:
             if seen:
                 raise seen[0]
 
-        explore: Callable[[], None] = settings(
-            max_examples=limit,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-            verbosity=Verbosity.quiet,
-            print_blob=False,
-        )(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
+        explore: Callable[[], None] = strategies.exploring(limit)(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
         spent = False
         try:
             explore()
@@ -220,7 +230,7 @@ class Explorer:
         for new in seen:
             for signature in new.signatures:
                 self._pursue(invariant, search, tally, new.case, signature)
-        return spent
+        return spent or (search.first and bool(tally.found))
 
     def _retry(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
         """Try what failed in an earlier run, before anything new."""
@@ -243,7 +253,7 @@ class Explorer:
         signature: str,
     ) -> None:
         """Reduce a failing workload, confirm it on a fresh database, keep it."""
-        if signature in tally.known:
+        if signature in tally.known or (search.first and tally.found):
             return
         tally.known.add(signature)
         workload = first.history.workload
@@ -321,6 +331,8 @@ class Explorer:
         )
 
     def _spent(self, tally: _Tally, search: Search) -> bool:
+        if search.first and tally.found:
+            return True
         return search.seconds is not None and tally.seconds >= search.seconds
 
     def _tell(self, invariant: Invariant, search: Search, tally: _Tally, doing: Any) -> None:

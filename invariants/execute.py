@@ -164,16 +164,18 @@ class Executor:
         actor = operation.actor
         plain = actor.role == OPERATOR or actor.tenant in tenants
         return actor.role if plain else None, [
-            *self._become(actor),
+            *self._become(actor, operation.leaks),
             *map(sql.parametrised, operation.statements),
         ]
 
-    def _become(self, actor: Actor) -> list[Query]:
+    def _become(self, actor: Actor, leaks: bool = False) -> list[Query]:
+        # One statement, because the answers to it are counted.
+        more = "".join(f", set_config('{s}', 'off', true)" for s in sql.SCANS_OFF) if leaks else ""
         if actor.tenant is None:
-            return [("SELECT set_config('role', $1, true)", (actor.role or "none",))]
+            return [(f"SELECT set_config('role', $1, true){more}", (actor.role or "none",))]
         return [
             (
-                "SELECT set_config($1, $2, true), set_config('role', $3, true)",
+                f"SELECT set_config($1, $2, true), set_config('role', $3, true){more}",
                 (self.contract.tenancy.setting, actor.tenant, actor.role or "none"),
             )
         ]

@@ -125,6 +125,7 @@ class Judge:
                     for change in changes:
                         conn.execute(change.encode())
                     catalog = read_catalog(conn)
+                catalog = self.contract.promised(catalog)
         except psycopg.Error as error:
             raise InfrastructureError(
                 f"the scratch database cannot be read: {str(error).strip()}"

@@ -98,11 +98,17 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """SELECT of the rows whose columns equal `where` (all rows when empty)."""
+    """SELECT of the rows whose columns equal `where` (all rows when empty).
+
+    `columns` are those that are read, all when empty. With `leak` the condition reads that column
+    in a way that fails, so that the error tells what is in a row that the condition got to see.
+    """
 
     kind: ClassVar[str] = "select"
     relation: str
     where: Assignments = ()
+    columns: tuple[str, ...] = ()
+    leak: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,15 @@ class Operation:
     def reads_only(self) -> bool:
         """Whether no statement can change a row."""
         return all(isinstance(s, READS) for s in self.statements)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a statement tries to learn what it must not see from an error.
+
+        Its session turns index scans off, as anybody may: with them the row would be looked for
+        by its tenant before the condition is evaluated.
+        """
+        return any(isinstance(s, Select) and s.leak for s in self.statements)
 
 
 @dataclass(frozen=True, slots=True)

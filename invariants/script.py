@@ -107,6 +107,8 @@ class _Script:
             self.setting_made = True
         if actor.role != OPERATOR:
             yield f"SET LOCAL ROLE {sql.name(actor.role)};"
+        if operation.leaks:
+            yield from (f"SET LOCAL {setting} = off;" for setting in sql.SCANS_OFF)
         differs = any(c.kind == "differs" for c in conditions)
         for position, statement in enumerate(operation.statements):
             yield "\\if :ok"
@@ -154,7 +156,10 @@ class _Script:
         if isinstance(statement, Call):
             source = f"({sql.spelled(statement)}) q"
         else:
-            columns = sql.names(tuple(self._stable(statement.relation)))
+            read = statement.columns or self.case.catalog.relations[statement.relation].columns
+            columns = sql.names(
+                tuple(c for c in self._stable(statement.relation) if c in read)
+            )
             clause = sql.spelled(statement).partition(" WHERE ")
             where = f" WHERE {clause[2]}" if clause[1] else ""
             source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"

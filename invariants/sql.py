@@ -27,6 +27,9 @@ from invariants.operations import (
 
 Parameters = tuple[str | None, ...]
 
+# What a session sets so that no index keeps the conditions of a query from seeing all rows.
+SCANS_OFF = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
+
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 # Names that must be quoted although they look plain: PostgreSQL's reserved words.
 _RESERVED = frozenset(
@@ -222,9 +225,11 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
     match statement:
         case Insert(relation, columns, rows, conflict):
             return _insert(relation, columns, len(rows), conflict), _flat(rows)
-        case Select(relation, where):
+        case Select(relation, where, columns, leak):
             clause, values = _where(where, 1)
-            return f"SELECT * FROM {name(relation)}{clause}", values
+            if leak:
+                clause += f" {'AND' if clause else 'WHERE'} {name(leak)}::text::pg_lsn IS NOT NULL"
+            return f"SELECT {names(columns) or '*'} FROM {name(relation)}{clause}", values
         case Update(relation, assign, where):
             setting = ", ".join(f"{name(c)} = ${i}" for i, (c, _) in enumerate(assign, 1))
             clause, values = _where(where, len(assign) + 1)

@@ -10,7 +10,9 @@ from invariants.catalog import Catalog
 from invariants.contract import Contract
 from strategies import allocations, events, hostile, ledger, taxonomy, tenants
 from strategies.derived import require_generable
+from strategies.drawing import exploring
 from strategies.registry import Values, new_row, operation, row_strategy, rows
+from strategies.sweeps import sweeps
 from strategies.workloads import workloads
 from strategies.world import Known, World
 
@@ -21,11 +23,13 @@ __all__ = [
     "allocations",
     "check",
     "events",
+    "exploring",
     "hostile",
     "ledger",
     "new_row",
     "operation",
     "rows",
+    "sweeps",
     "taxonomy",
     "tenants",
     "workloads",

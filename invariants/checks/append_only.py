@@ -33,6 +33,7 @@ class AppendOnly(Invariant):
     name = "append-only"
     promise = "A committed row of an append-only table stays as it is; a repair takes effect."
     premises = (premises.GRANTED, premises.UNTRIGGERED)
+    sweeps = ("layers",)
     share = 6
     focus = {
         "ingest": 8,

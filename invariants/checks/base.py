@@ -104,6 +104,8 @@ class Invariant(ABC):
     focus: ClassVar[Mapping[str, int]] = {}
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
+    # What is enumerated before anything is drawn (`strategies.sweeps`).
+    sweeps: ClassVar[tuple[str, ...]] = ()
     # How much of a run's time it needs, compared with others.
     share: ClassVar[int] = 3
     # In how many of a hundred workloads everything is read at the end, for every tenant and none.

@@ -52,6 +52,7 @@ class CrossTenant(Invariant):
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     readings_percent = 40
+    sweeps = ("leaks",)
     share = 8
     focus = {"post_to_ledger": 14, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 

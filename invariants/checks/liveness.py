@@ -47,6 +47,7 @@ class Liveness(Invariant):
         "What the contract permits is accepted, with the effect it promises and no other; "
         "what it does not permit is refused."
     )
+    sweeps = ("privileges", "columns")
     share = 9
     readings_percent = 12
     focus = {

@@ -1,0 +1,382 @@
+"""Sweeps: what is finite is enumerated before anything is drawn at random.
+
+Privileges, columns with their bounds, and ways to change a row that must stay are lists. A search
+tries all of each list first, in workloads made from the contract and the catalog, with the plainest
+rows that the strategies make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from invariants import premises
+from invariants.catalog import Catalog, Column, Relation
+from invariants.checks.base import Invariant
+from invariants.contract import Contract
+from invariants.operations import (
+    OPERATOR,
+    Actor,
+    Conflict,
+    Delete,
+    Insert,
+    Json,
+    Merge,
+    Operation,
+    Refresh,
+    Select,
+    Statement,
+    Truncate,
+    Update,
+    Value,
+    Workload,
+    ident,
+)
+from strategies.drawing import plainest
+from strategies.derived import column_value, valid_choices
+from strategies.registry import Values, new_row
+from strategies.tenants import tenants
+from strategies.world import UNKNOWN_TENANT, Draw, World
+
+# A workload this long is reduced in as few steps as one that was drawn.
+_OPERATIONS_MAX = 40
+_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+# Longer than any length somebody would give a column for want of a better idea.
+_LONG = 1000
+
+
+def sweeps(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterator[Workload]:
+    """Workloads to try before any other; made as they are asked for."""
+    for name in invariant.sweeps:
+        for premise, make in _SWEEPS[name](contract, catalog):
+            yield plainest(_workload(contract, catalog, premise, make))
+
+
+_Make = Callable[[World], list[Operation]]
+_Sweep = Callable[[Contract, Catalog], Iterator[tuple[str, _Make]]]
+
+
+def _workload(
+    contract: Contract, catalog: Catalog, premise: str, make: _Make
+) -> SearchStrategy[Workload]:
+    @st.composite
+    def build(draw: Draw[Any]) -> Workload:
+        world = World(contract, catalog, draw)
+        people = tenants(world, 2)
+        return Workload(people, tuple(make(world)), premise)
+
+    return build()
+
+
+def _chunks(operations: list[Operation]) -> Iterator[list[Operation]]:
+    for start in range(0, len(operations), _OPERATIONS_MAX):
+        yield operations[start : start + _OPERATIONS_MAX]
+
+
+def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every statement that the contract promises to a role, or does not, on tables without rows."""
+    tenant = ident(contract.tenancy.root, 1)
+    asked = [
+        Operation(Actor(role, tenant), (statement,))
+        for role in contract.application_roles
+        for relation in catalog.relations.values()
+        for statement in _asking(contract, relation, role)
+    ]
+    for chunk in _chunks(asked):
+        yield "", partial(_as_they_are, chunk)
+    for table in _tables(contract):
+        yield "", partial(_unpromised_inserts, table=table)
+
+
+def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
+    del world
+    return operations
+
+
+def _asking(contract: Contract, relation: Relation, role: str) -> Iterator[Statement]:
+    """Statements that need a privilege and no row."""
+    name = relation.name
+    yield Select(name)
+    if not contract.may(role, "select", name):
+        yield from (Select(name, columns=(column,)) for column in relation.columns)
+    if relation.kind == "matview":
+        return
+    if not contract.may(role, "update", name):
+        yield from (
+            Update(name, ((column.name, None),))
+            for column in relation.columns.values()
+            if not column.generated
+        )
+    if not contract.may(role, "delete", name):
+        yield Delete(name)
+    if relation.kind == "table" and not contract.may(role, "truncate", name):
+        yield Truncate(name)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that the contract permits, and who writes it."""
+
+    table: str
+    actor: Actor
+    values: Values
+
+    def inserted(self, **changed: Value) -> Operation:
+        """The operation that writes it, with some columns changed."""
+        return _inserting(self.actor, self.table, {**self.values, **changed})
+
+
+def _inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
+    return Operation(actor, (Insert(table, tuple(values), (tuple(values.values()),)),))
+
+
+def _tables(contract: Contract) -> tuple[str, ...]:
+    return (
+        *contract.tenancy.tables,
+        contract.tenancy.root,
+        *(t.table for t in contract.taxonomies),
+    )
+
+
+def _lawful(world: World, table: str, tenant: str, total: int = 0) -> list[_Row]:
+    """A row that the contract permits, after the rows that it needs; `total` is what splits add up to.
+
+    Whatever the row is recognised by is new, so that any number of such rows can be made.
+    """
+    contract, number = world.contract, world.next("sweep")
+    relation = world.catalog.tables[table]
+    before: list[_Row] = []
+    if table not in contract.tenancy.tables:
+        if table == contract.tenancy.root:
+            values = new_row(world, table, ident(table, 1000 + number))
+            return [_Row(table, Actor(OPERATOR), values)]
+        values = {
+            c.name: column_value(world, table, c.name, "", hostile=0)
+            for c in relation.columns.values()
+            if not c.has_default
+        }
+        values[relation.primary_key[0]] = f"sweep_{number}"
+        return [_Row(table, Actor(OPERATOR), values)]
+    for parent in _parents(world, table):
+        before += _lawful(world, parent, tenant, total)
+    values = new_row(world, table, tenant)
+    for rule in contract.idempotency:
+        for column in rule.keys[0] if rule.table == table else ():
+            if column in values and relation.foreign_key_of(column) is None:
+                kind = relation.columns[column].type
+                values[column] = (
+                    ident("sweep", number) if kind == "uuid" else f"{values[column]}-{number}"
+                )
+    for sums in contract.sums:
+        if sums.total_table == table:
+            values[sums.total_column] = total
+        if sums.table == table:
+            values[sums.amount] = total
+    return [*before, _Row(table, Actor(world.writer("insert", table), tenant), values)]
+
+
+def _parents(world: World, table: str) -> list[str]:
+    """The tenant-scoped tables that a row of this one names a row of."""
+    relation = world.catalog.tables[table]
+    named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
+    named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
+    return [
+        t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table
+    ]
+
+
+def _unpromised_inserts(world: World, table: str) -> list[Operation]:
+    """A lawful row with no more columns than it needs, by each role that is not promised it."""
+    contract, tenant = world.contract, world.tenants[0]
+    *before, row = _lawful(world, table, tenant)
+    columns = world.catalog.tables[table].columns
+    keys = {c for rule in contract.idempotency if rule.table == table for c in rule.keys[0]}
+    needed = {
+        c: v
+        for c, v in row.values.items()
+        if c in keys or (columns[c].not_null and not columns[c].has_default)
+    }
+    return [
+        *(r.inserted() for r in before),
+        *(
+            _inserting(Actor(role, tenant), table, needed)
+            for role in contract.application_roles
+            if not contract.may(role, "insert", table)
+        ),
+    ]
+
+
+def _columns(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every column of every table with each value at the edge of what is promised of it."""
+    for table in _tables(contract):
+        relation = catalog.tables.get(table)
+        columns = [] if relation is None else list(relation.columns.values())
+        for column in columns:
+            if not column.generated:
+                yield "", partial(_edges, table=table, column=column)
+
+
+def _edges(world: World, table: str, column: Column) -> list[Operation]:
+    tenant = world.tenants[0]
+    made: list[Operation] = []
+    for value in _edge_values(world.contract, table, column):
+        total = value if _adds_up(world.contract, table, column) and isinstance(value, int) else 0
+        *before, row = _lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
+        made += (r.inserted() for r in before)
+        made.append(row.inserted(**{column.name: value}))
+    *before, row = _lawful(world, table, tenant)
+    without = {c: v for c, v in row.values.items() if c != column.name}
+    made += (r.inserted() for r in before)
+    made.append(_inserting(row.actor, table, without))
+    return made
+
+
+def _adds_up(contract: Contract, table: str, column: Column) -> bool:
+    """Whether the column carries an amount of another table's."""
+    ledger = contract.ledger_of(table)
+    return any((s.table, s.amount) == (table, column.name) for s in contract.sums) or (
+        ledger is not None and ledger.amount == column.name
+    )
+
+
+def _edge_values(contract: Contract, table: str, column: Column) -> list[Value]:
+    domain = contract.domains.get((table, column.name))
+    values: list[Value] = [None]
+    if domain is not None and domain.one_of:
+        return [*values, *domain.one_of, "no such value"]
+    if column.type in _RANGES:
+        size = _RANGES[column.type]
+        low = -size if domain is None or domain.min is None else int(domain.min)
+        high = size - 1 if domain is None or domain.max is None else int(domain.max)
+        values += [low, low - 1, high, high + 1]
+    elif column.type == "numeric":
+        low = 0 if domain is None or domain.min is None else int(domain.min)
+        high = 1 if domain is None or domain.max is None else int(domain.max)
+        unit = f"{'0' * max(column.scale - 1, 0)}1"
+        values += [str(low), str(high), f"{low}.{unit}", f"-{unit}" if low == 0 else str(low - 1)]
+        values += [f"-0.{unit}"] if low == 0 else []
+        values += [f"{high}.{unit}", str(high + 1)]
+    elif column.type in ("text", "character varying") and column.name not in _named(
+        contract, table
+    ):
+        length = column.length if column.length > 0 else _LONG
+        values += ["", " ", "x" * length]
+        values += ["x" * (length + 1)] if column.length > 0 else []
+    elif column.type.startswith("timestamp"):
+        values.append("2024-03-01 00:00:00.123456+00")
+    elif column.type in ("json", "jsonb"):
+        values += [Json.of({}), Json.of([]), Json.of({"sku": 1})]
+    elif column.type == "boolean":
+        values += [False, True]
+    elif column.type == "uuid":
+        values.append(ident("nobody's", 1))
+    return values
+
+
+def _named(contract: Contract, table: str) -> set[str]:
+    return {c for c, _ in contract.references(table)}
+
+
+def _layers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every way to change a row that must stay, with each layer that protects it on its own."""
+    for rule in contract.append_only:
+        for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
+            for role in contract.application_roles:
+                yield premise, partial(_attacks, table=rule.table, role=role)
+    root = contract.tenancy.root
+    for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
+        yield premise, partial(_attacks_on_root, table=root)
+
+
+def _attacks(world: World, table: str, role: str) -> list[Operation]:
+    tenant = world.tenants[0]
+    *before, row = _lawful(world, table, tenant, 100)
+    relation = world.catalog.tables[table]
+    key = relation.primary_key
+    where = tuple((c, row.values[c]) for c in key)
+    statements: list[Statement] = []
+    for column in relation.columns.values():
+        if column.generated or column.name in key:
+            continue
+        value = _another(world, table, column, row.values.get(column.name))
+        statements.append(Update(table, ((column.name, value),), where))
+        changed = {**row.values, column.name: value}
+        names, values = tuple(changed), tuple(changed.values())
+        if column.name != world.contract.tenancy.column:
+            conflict = Conflict(key, updates=(column.name,))
+            statements.append(Insert(table, names, (values,), conflict))
+            if world.catalog.server_version >= 150000:
+                statements.append(Merge(table, names, values, key, (column.name,)))
+    statements += [Delete(table, where), Delete(table), Truncate(table, cascade=True)]
+    statements += [Truncate(table)]
+    return [
+        *(r.inserted() for r in before),
+        row.inserted(),
+        *(Operation(Actor(role, tenant), (s,)) for s in statements),
+    ]
+
+
+def _attacks_on_root(world: World, table: str) -> list[Operation]:
+    tenant = world.tenants[0]
+    made = [
+        r.inserted()
+        for rule in world.contract.append_only
+        for r in _lawful(world, rule.table, tenant)
+    ]
+    key = world.catalog.tables[table].primary_key[0]
+    statements = (Delete(table, ((key, tenant),)), Truncate(table, cascade=True))
+    return made + [
+        Operation(Actor(role, tenant), (s,))
+        for role in world.contract.application_roles
+        for s in statements
+    ]
+
+
+def _another(world: World, table: str, column: Column, now: Value) -> Value:
+    """A value that the column takes and does not have."""
+    values = valid_choices(world.catalog.tables[table], column, world.contract)
+    others = [v for v in values if v != now]
+    if column.name == world.contract.tenancy.column:
+        return world.other(world.tenants[0])
+    return others[-1] if others else ident("another", 1) if column.type == "uuid" else None
+
+
+def _leaks(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every relation read by a tenant without rows of its own, while another one has some."""
+    yield "", partial(_readings, leaks=False)
+    for relation in catalog.relations.values():
+        if contract.tenancy.column in relation.columns:
+            yield "", partial(_readings, leaks=True, only=relation.name)
+
+
+def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
+    watched, watching = world.tenants
+    contract, catalog = world.contract, world.catalog
+    made = [
+        r.inserted() for t in contract.tenancy.tables for r in _lawful(world, t, watched, 100)
+    ]
+    made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
+    for relation in catalog.relations.values():
+        for role in contract.application_roles:
+            if leaks and relation.name == only and contract.may(role, "select", relation.name):
+                made += [
+                    world.operation(role, watching, Select(relation.name, leak=column))
+                    for column in relation.columns
+                ]
+            elif not leaks:
+                settings = (watching, None, "", UNKNOWN_TENANT)
+                made += [world.operation(role, s, Select(relation.name)) for s in settings]
+    return made
+
+
+_SWEEPS: Mapping[str, _Sweep] = {
+    "privileges": _privileges,
+    "columns": _columns,
+    "layers": _layers,
+    "leaks": _leaks,
+}
