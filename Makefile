@@ -6,13 +6,17 @@ WORKERS ?= 2
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+# Of `make last-night`: the nightly run to take (default: the last that finished), and where to.
+RUN ?=
+NIGHT := .invariants/last-night
 
 .DEFAULT_GOAL := help
-.PHONY: help setup invariants test lint bench history clean
+.PHONY: help setup invariants last-night test lint bench history clean
 
 help:
 	@echo 'make invariants   search for violations of the schema at its newest revision'
 	@echo '                  (ARGS="--revision documented --seed 7")'
+	@echo 'make last-night   replay what the nightly workflow kept (needs gh, the GitHub CLI)'
 	@echo 'make test         run the tests (ARGS="-k servers")'
 	@echo 'make lint         check style, format and types'
 	@echo 'make bench        print how fast it is'
@@ -29,6 +33,21 @@ invariants: $(READY)
 	  echo 'Nothing went wrong with the tool; "Error 1" below is how make passes on exit status 1.'; \
 	fi; exit $$status
 
+last-night: $(READY)
+	@command -v gh >/dev/null || { \
+	  echo 'make: gh, the GitHub CLI, is not installed; download the artifacts failed-* of the' >&2; \
+	  echo 'nightly run by hand, then: $(BIN)/invariants replay FOLDER/*.json' >&2; exit 1; }; \
+	run='$(RUN)'; \
+	[ "$$run" ] || run=$$(gh run list --workflow nightly.yml --status completed --limit 1 \
+	  --json databaseId --jq '.[].databaseId') || exit; \
+	[ "$$run" ] || { echo 'make: no run of nightly.yml has finished yet' >&2; exit 1; }; \
+	rm -rf $(NIGHT) && mkdir -p $(NIGHT) || exit; \
+	gh run download "$$run" --pattern 'failed-*' --dir $(NIGHT) || { \
+	  echo "make: nothing to replay from nightly run $$run: gh says above why; a run after which" >&2; \
+	  echo 'no counterexample is kept has no artifact failed-*' >&2; exit 1; }; \
+	echo "nightly run $$run; the folder names the PostgreSQL it failed on"; \
+	$(BIN)/python -m invariants replay $(ARGS) $$(find $(NIGHT) -name '*.json' | sort)
+
 test: $(READY)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
@@ -36,6 +55,7 @@ lint: $(READY)
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m ruff format --check
 	@$(BIN)/python -m mypy
+	@$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(READY)
 	@for name in throughput startup schema findings; do \
