@@ -53,6 +53,7 @@ class Search:
 
     `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
     the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
+    `sweep` False leaves out what is enumerated, for a search that goes on where another ended.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Search:
     failed: Path | None = None
     retry: bool = False
     first: bool = False
+    sweep: bool = True
 
 
 class _Spent(BaseException):
@@ -114,6 +116,10 @@ class Explorer:
         """Drop the scratch databases."""
         self.judge.close()
 
+    def prepare(self) -> None:
+        """Make the first scratch database now, not when the first workload is executed."""
+        self.judge.executor("")
+
     def explore(self, invariant: Invariant, search: Search) -> InvariantFinished:
         """Search until the examples or the seconds are spent, and report each cause once.
 
@@ -150,7 +156,8 @@ class Explorer:
 
         if search.retry:
             self._retry(invariant, search, tally)
-        self._sweep(invariant, search, tally)
+        if search.sweep:
+            self._sweep(invariant, search, tally)
         workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
         round_ = 0
         while tally.examples < search.examples and not self._spent(tally, search):

@@ -58,6 +58,7 @@ class Environment:
         template: str,
         prefix: str,
         owned: Server | None,
+        changes: Sequence[str] = (),
     ) -> None:
         self.server = server
         self.lineage = lineage
@@ -65,6 +66,7 @@ class Environment:
         self._template = template
         self._prefix = prefix
         self._owned = owned
+        self._changes = tuple(changes)
         self._admin: psycopg.Connection | None = None
         self._lock = threading.Lock()
         self._scratches: set[str] = set()
@@ -73,8 +75,12 @@ class Environment:
         atexit.register(self.close)
 
     @classmethod
-    def attach(cls, handle: dict[str, str]) -> Environment:
-        """Use the environment of another process, which must stay open. Closing drops only ours."""
+    def attach(cls, handle: dict[str, str], changes: Sequence[str] = ()) -> Environment:
+        """Use another environment, of this process or not, which must stay open.
+
+        Closing drops only what is ours. `changes` are SQL statements that alter every scratch
+        database, run by the superuser; what they do to roles is the caller's to put back.
+        """
         if handle.get("format") != HANDLE_FORMAT:
             raise InfrastructureError("the environment's handle is of another version of this tool")
         return cls(
@@ -84,6 +90,7 @@ class Environment:
             handle["template"],
             handle["prefix"],
             owned=None,
+            changes=changes,
         )
 
     def handle(self) -> dict[str, str]:
@@ -106,7 +113,7 @@ class Environment:
         return self.lineage.applied[-1]
 
     def scratch(self) -> Scratch:
-        """Clone the template. Raises InfrastructureError when the server fails."""
+        """Clone the template, altered if so asked. Raises InfrastructureError when that fails."""
         name = f"{self._prefix}s{secrets.token_hex(5)}"
         with self._lock:
             if self._closed:
@@ -120,7 +127,18 @@ class Environment:
                 raise InfrastructureError(
                     f"cannot create a scratch database: {database_message(error)}"
                 ) from error
-        return Scratch(name, make_conninfo(self._conninfo, dbname=name), self)
+        made = Scratch(name, make_conninfo(self._conninfo, dbname=name), self)
+        if self._changes:
+            try:
+                with connect(made.conninfo) as altering:
+                    for change in self._changes:
+                        altering.execute(change.encode())
+            except psycopg.Error as error:
+                made.drop()
+                raise InfrastructureError(
+                    f"cannot alter a scratch database: {database_message(error)}"
+                ) from error
+        return made
 
     def close(self) -> None:
         """Drop what we created and stop what we started; again is no error."""

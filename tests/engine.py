@@ -178,30 +178,14 @@ def key(table: str, number: int) -> tuple[tuple[str, Value], ...]:
     return (("id", ident(table, number)),)
 
 
-class _Altered(Environment):
-    """Another environment's, with every scratch database changed by SQL first."""
-
-    statements: tuple[str, ...] = ()
-
-    def scratch(self) -> Scratch:
-        made = super().scratch()
-        with psycopg.connect(made.conninfo, autocommit=True) as connection:
-            for statement in self.statements:
-                connection.execute(statement.encode())
-        return made
-
-
 @contextmanager
 def altered(environment: Environment, *statements: str) -> Iterator[Environment]:
     """An environment whose scratch databases are changed by SQL; roles are put back at the end."""
     handle = environment.handle()
-    made = _Altered.attach(handle)
-    assert isinstance(made, _Altered)
-    made.statements = statements
     with psycopg.connect(handle["conninfo"], autocommit=True) as admin:
         before = roles.snapshot(admin)
         try:
-            with made:
+            with Environment.attach(handle, statements) as made:
                 yield made
         finally:
             roles.restore(admin, before)

@@ -1,0 +1,177 @@
+"""The hunt: does any invariant notice that a guard is weakened?
+
+Each mutant gets its own clones of the template, and all invariants in turn until one of them
+notices or the budget is spent: first what they enumerate and a few random workloads, then ever more.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+
+from invariants import roles
+from invariants.checks import INVARIANTS, Invariant
+from invariants.contract import Contract
+from invariants.counterexample import Saved
+from invariants.engine import Explorer, Search
+from invariants.environment import Environment
+from invariants.errors import InfrastructureError, InvariantsError
+from invariants.events import InvariantFinished
+from invariants.mutants.base import Mutant
+
+Status = Literal["killed", "survived", "equivalent", "error"]
+
+# Random workloads for each invariant in the first turn; twice as many in every further one.
+_FIRST_TURN = 25
+
+# Which invariants to ask first: no more than a matter of speed.
+_FIRST_ASKED: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("privilege|column-privilege|role-member|role-superuser|table-owner", ("liveness",)),
+    ("row-security|policy|role-bypassrls|view", ("cross-tenant", "read-path", "liveness")),
+    ("not-null|check|type|unique", ("liveness", "idempotent-ingest", "read-path")),
+    ("trigger|function", ("append-only", "allocation-sum", "ledger", "pii", "liveness")),
+    ("reference-row", ("taxonomy",)),
+    ("reference", ("cross-tenant", "liveness", "taxonomy", "ledger")),
+)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """How a mutant was noticed: by which invariant, as what, with which counterexample."""
+
+    invariant: str
+    signature: str
+    summary: str
+    operations: int
+    saved: Saved | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one mutant, after how many workloads and seconds.
+
+    `error` says why it could not be judged: then it counts neither as killed nor as survived.
+    `fuzzing` are the seconds without making the clones.
+    """
+
+    mutant: Mutant
+    status: Status
+    examples: int
+    seconds: float
+    fuzzing: float
+    kill: Kill | None = None
+    error: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """How to hunt: with which invariants, from which seed, for how many seconds a mutant."""
+
+    invariants: tuple[str, ...]
+    seed: int
+    seconds: float
+    artifacts: Path | None = None
+
+    def shorter(self, seconds: float) -> Hunt:
+        """The same with another budget."""
+        return replace(self, seconds=seconds)
+
+
+def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hunt) -> Outcome:
+    """Search on the mutant until an invariant notices it or the budget is spent.
+
+    Raises `InfrastructureError` when the server fails. Roles are as before when it returns.
+    """
+    handle = environment.handle()
+    if not mutant.server_wide:
+        with Environment.attach(handle, mutant.statements) as altered:
+            return _hunted(altered, contract, mutant, plan)
+    with psycopg.connect(handle["conninfo"], autocommit=True) as admin:
+        before = roles.snapshot(admin)
+        try:
+            with Environment.attach(handle, mutant.statements) as altered:
+                return _hunted(altered, contract, mutant, plan)
+        finally:
+            roles.restore(admin, before)
+
+
+def _hunted(environment: Environment, contract: Contract, mutant: Mutant, plan: Hunt) -> Outcome:
+    started = time.monotonic()
+    examples, error = 0, None
+    explorer = Explorer(environment, contract, lambda _: None)
+    try:
+        explorer.prepare()
+        fuzzing = time.monotonic()
+        for finished in _turns(explorer, mutant, plan, started + plan.seconds):
+            examples += finished.examples
+            if finished.fault:
+                raise InfrastructureError(finished.fault)
+            if finished.found:
+                now = time.monotonic()
+                kill = _kill(finished)
+                return Outcome(mutant, "killed", examples, now - started, now - fuzzing, kill)
+            error = finished.error or error
+    except InfrastructureError:
+        raise
+    except InvariantsError as wrong:
+        # The mutant leaves nothing that can be judged; that is no merit of any invariant.
+        error = str(wrong)
+        return Outcome(mutant, "error", examples, time.monotonic() - started, 0.0, error=error)
+    finally:
+        explorer.close()
+    now = time.monotonic()
+    return Outcome(mutant, "survived", examples, now - started, now - fuzzing)
+
+
+def _turns(
+    explorer: Explorer, mutant: Mutant, plan: Hunt, deadline: float
+) -> Iterator[InvariantFinished]:
+    turn = 0
+    while (left := deadline - time.monotonic()) > 0:
+        for invariant in order(mutant, plan.invariants):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            yield explorer.explore(
+                invariant,
+                Search(
+                    seed=plan.seed + turn,
+                    examples=_FIRST_TURN * 2**turn + (1000 if turn == 0 and invariant.sweeps else 0),
+                    seconds=left,
+                    artifacts=plan.artifacts and plan.artifacts / slug(mutant),
+                    first=True,
+                    sweep=turn == 0,
+                ),
+            )
+        turn += 1
+
+
+def order(mutant: Mutant, names: Sequence[str]) -> list[Invariant]:
+    """The invariants in the order in which they are asked about a mutant."""
+    first = next((i for p, i in _FIRST_ASKED if re.match(p, mutant.operator)), ())
+    chosen = [n for n in (*first, *INVARIANTS) if n in names]
+    return [INVARIANTS[n] for n in dict.fromkeys(chosen)]
+
+
+def slug(mutant: Mutant) -> str:
+    """The mutant's name as a folder's."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", mutant.name).strip("-")[:150]
+
+
+def _kill(finished: InvariantFinished) -> Kill:
+    found = finished.found[0]
+    made = found.counterexample
+    return Kill(
+        finished.name,
+        made.signature,
+        made.summary,
+        len(made.workload.operations),
+        found.saved,
+    )

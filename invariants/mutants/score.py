@@ -1,0 +1,160 @@
+"""The score: how many mutants of a schema the invariants notice, and which they do not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import psycopg
+
+from invariants.checks import chosen
+from invariants.contract import Contract
+from invariants.environment import Environment
+from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
+from invariants.mutants import derive, equivalents
+from invariants.mutants.base import OPERATORS, Mutant
+from invariants.mutants.hunt import Hunt, Outcome
+from invariants.mutants.pool import hunt_all
+from invariants.servers.base import ServerInfo, connect
+
+# One mutant at most, in seconds.
+SECONDS = 15.0
+# What is called equivalent is hunted too, for a shorter time: it may be noticed after all.
+_EQUIVALENT_SHARE = 0.2
+
+T = TypeVar("T")
+
+# Told with every outcome: how many there are so far, and how many there will be.
+Progress = Callable[[Outcome, int, int], None]
+
+
+@dataclass(frozen=True)
+class MutantOptions:
+    """Which mutants to hunt, and how."""
+
+    operators: tuple[str, ...] = ()
+    invariants: tuple[str, ...] = ()
+    seed: int = 0
+    seconds: float = SECONDS
+    jobs: int = 0
+    artifacts: Path | None = None
+    equivalents: Path = Path("mutants.toml")
+
+    @property
+    def processes(self) -> int:
+        """How many mutants are hunted at once: one a core unless told otherwise."""
+        return self.jobs or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Score:
+    """What became of all mutants, in the order they were derived in."""
+
+    server: ServerInfo
+    revision: str
+    seed: int
+    seconds: float
+    outcomes: tuple[Outcome, ...]
+
+    def having(self, status: str) -> tuple[Outcome, ...]:
+        """The outcomes of one status."""
+        return tuple(o for o in self.outcomes if o.status == status)
+
+    @property
+    def value(self) -> float:
+        """The share of mutants killed among those that can be, from 0 to 1."""
+        killed, judged = len(self.having("killed")), len(self.outcomes)
+        judged -= len(self.having("equivalent"))
+        return killed / judged if judged else 1.0
+
+    @property
+    def equivalent_share(self) -> float:
+        """The share of all mutants that are called equivalent."""
+        return len(self.having("equivalent")) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def fuzzing_median(self) -> float:
+        """Seconds of fuzzing until half of the killed mutants were noticed."""
+        return median([o.fuzzing for o in self.having("killed")] or [0.0])
+
+    @property
+    def matrix(self) -> dict[str, dict[str, int]]:
+        """For each operator: how many of its mutants each invariant killed."""
+        found: dict[str, dict[str, int]] = {}
+        for outcome in self.outcomes:
+            row = found.setdefault(outcome.mutant.operator, {})
+            if outcome.kill:
+                row[outcome.kill.invariant] = row.get(outcome.kill.invariant, 0) + 1
+        return found
+
+    @property
+    def exit_status(self) -> int:
+        """1 when a mutant survived, 3 when one could not be judged, else 0."""
+        if self.having("error"):
+            return EXIT_INFRASTRUCTURE
+        return EXIT_VIOLATED if self.having("survived") else EXIT_HELD
+
+
+def mutants_of(environment: Environment, contract: Contract) -> tuple[Mutant, ...]:
+    """The mutants of the migrated schema. Raises `InfrastructureError` when the server fails."""
+    return _on_scratch(environment, lambda connection: derive(connection, contract))
+
+
+def selected(mutants: Sequence[Mutant], operators: Sequence[str]) -> tuple[Mutant, ...]:
+    """Those of the operators named, all when none is. Raises `UsageError` for an unknown one."""
+    for operator in operators:
+        if operator not in OPERATORS:
+            raise UsageError(
+                f"--operator: {operator!r} is not known; use one of: {', '.join(OPERATORS)}"
+            )
+    return tuple(m for m in mutants if not operators or m.operator in operators)
+
+
+def score(
+    environment: Environment, contract: Contract, options: MutantOptions, tell: Progress
+) -> Score:
+    """Hunt the mutants of a schema. Raises `UsageError` and `InfrastructureError`.
+
+    A mutant that `mutants.toml` calls equivalent and that is noticed all the same is an error of
+    that file.
+    """
+    started = time.monotonic()
+    now = contract.at(environment.lineage.applied, environment.lineage.known)
+    every = mutants_of(environment, now)
+    mutants = selected(every, options.operators)
+    claims = equivalents.load(options.equivalents)
+    _on_scratch(environment, lambda connection: claims.check(connection, every))
+    plan = Hunt(
+        tuple(i.name for i in chosen(options.invariants)),
+        options.seed,
+        options.seconds,
+        options.artifacts,
+    )
+    short = plan.shorter(options.seconds * _EQUIVALENT_SHARE)
+    tasks = [(m, short if claims.reason(m) else plan) for m in mutants]
+    found: dict[str, Outcome] = {}
+    for outcome in hunt_all(environment, contract, tasks, options.processes):
+        claimed = claims.claimed(outcome)
+        found[outcome.mutant.name] = claimed
+        tell(claimed, len(found), len(tasks))
+    return Score(
+        environment.server,
+        environment.revision,
+        options.seed,
+        time.monotonic() - started,
+        tuple(found[m.name] for m in mutants),
+    )
+
+
+def _on_scratch(environment: Environment, ask: Callable[[psycopg.Connection], T]) -> T:
+    scratch = environment.scratch()
+    try:
+        with connect(scratch.conninfo) as connection:
+            return ask(connection)
+    finally:
+        scratch.drop()
