@@ -1,0 +1,203 @@
+"""Mutants of functions: what their bodies compare, decide and refuse, and as whom they run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from invariants.contract import Contract
+from invariants.mutants.base import Mutant
+from invariants.mutants.facts import Facts, Function
+from invariants.mutants.tokens import Token, depths, line, replaced, tokens
+
+# The relational operators that subsume each other, as mutation testing has them.
+_COMPARISONS = {
+    "<": ("<=", "<>"),
+    ">": (">=", "<>"),
+    "<=": ("<", "="),
+    ">=": (">", "="),
+    "=": ("<=", ">="),
+    "<>": ("<", ">"),
+    "!=": ("<", ">"),
+    "~": ("!~",),
+    "~*": ("!~*",),
+    "!~": ("~",),
+    "!~*": ("~*",),
+}
+_WORDS = {
+    "<": "lt",
+    ">": "gt",
+    "<=": "le",
+    ">=": "ge",
+    "=": "eq",
+    "<>": "ne",
+    "!=": "ne",
+    "~": "match",
+    "~*": "imatch",
+    "!~": "nomatch",
+    "!~*": "noimatch",
+}
+# A statement of PL/pgSQL begins after these.
+_BEFORE_A_STATEMENT = frozenset({"BEGIN", "THEN", "ELSE", "LOOP", "DECLARE", ";", ">>"})
+_NO_REFUSAL = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
+
+
+def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:
+    """Every function in SQL or PL/pgSQL. Some are refused: see `derive`."""
+    del contract
+    for function in facts.functions:
+        body = _Body(function)
+        yield from body.comparisons()
+        yield from body.constants()
+        if function.language == "plpgsql":
+            yield from body.branches()
+            yield from body.refusals()
+            yield from body.results()
+        other = "INVOKER" if function.security_definer else "DEFINER"
+        yield Mutant(
+            "function-security",
+            function.name,
+            (f"ALTER ROUTINE {function.sql} SECURITY {other}",),
+            detail=other,
+        )
+        if function.search_path:
+            yield Mutant(
+                "function-search-path",
+                function.name,
+                (f"ALTER ROUTINE {function.sql} RESET search_path",),
+            )
+
+
+class _Body:
+    """The source of a function, and mutants that differ from it in one place."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._source = function.source
+        self._tokens = tokens(self._source)
+
+    def comparisons(self) -> Iterator[Mutant]:
+        """Every comparison replaced."""
+        found = [
+            t
+            for i, t in enumerate(self._tokens)
+            if t.kind == "operator" and t.text in _COMPARISONS and not self._assigns(i)
+        ]
+        places = self._places(found)
+        for token, place in zip(found, places, strict=True):
+            for other in _COMPARISONS[token.text]:
+                detail = f"{place}.{_WORDS[token.text]}-{_WORDS[other]}"
+                yield self._with("function-comparison", token.start, token.end, other, detail)
+
+    def constants(self) -> Iterator[Mutant]:
+        """Every integer made one more and one less."""
+        found = [t for t in self._tokens if t.kind == "number" and t.text.isdecimal()]
+        for token, place in zip(found, self._places(found), strict=True):
+            for value in (int(token.text) + 1, int(token.text) - 1):
+                spelled = str(value) if value >= 0 else f"({value})"
+                detail = f"{place}.{token.text}-to-{value}"
+                yield self._with("function-constant", token.start, token.end, spelled, detail)
+
+    def branches(self) -> Iterator[Mutant]:
+        """Every condition of IF and ELSIF made false, and true."""
+        level = depths(self._tokens)
+        found = []
+        for i, token in enumerate(self._tokens):
+            begins = token.word == "IF" and self._begins_a_statement(i)
+            if not begins and token.word not in ("ELSIF", "ELSEIF"):
+                continue
+            cases = 0
+            for j in range(i + 1, len(self._tokens)):
+                word = self._tokens[j].word
+                cases += (word == "CASE") - (word == "END")
+                if word == "THEN" and level[j] == level[i] and not cases:
+                    found.append((token, self._tokens[i + 1].start, self._tokens[j - 1].end))
+                    break
+        places = self._places([token for token, _, _ in found])
+        for (_, start, end), place in zip(found, places, strict=True):
+            for value in ("false", "true"):
+                yield self._with("function-branch", start, end, value, f"{place}.{value}")
+
+    def refusals(self) -> Iterator[Mutant]:
+        """Every RAISE EXCEPTION made a RETURN."""
+        result = self._function.result
+        found = [
+            (token, self._end(i))
+            for i, token in enumerate(self._tokens)
+            if token.word == "RAISE"
+            and self._begins_a_statement(i)
+            and self._tokens[i + 1].word not in _NO_REFUSAL
+        ]
+        places = self._places([token for token, _ in found])
+        nothing = result in ("void", "setof") or "PROCEDURE" in self._function.definition[:40]
+        for (token, end), place in zip(found, places, strict=True):
+            if result != "boolean":
+                text = "RETURN" if nothing else "RETURN NULL"
+                yield self._with("function-swallowing", token.start, end, text, place)
+            if result == "trigger":
+                text = "RETURN coalesce(NEW, OLD)"
+                yield self._with("function-permitting", token.start, end, text, place)
+
+    def results(self) -> Iterator[Mutant]:
+        """Every RETURN of a boolean function made one of a constant."""
+        if self._function.result != "boolean":
+            return
+        found = [
+            (token, self._end(i))
+            for i, token in enumerate(self._tokens)
+            if token.word == "RETURN" and self._begins_a_statement(i)
+        ]
+        places = self._places([token for token, _ in found])
+        for (token, end), place in zip(found, places, strict=True):
+            for value in ("false", "true"):
+                text = f"RETURN {value}"
+                if self._source[token.start : end].lower() != text.lower():
+                    detail = f"{place}.{value}"
+                    yield self._with("function-result", token.start, end, text, detail)
+
+    def _with(self, operator: str, start: int, end: int, text: str, detail: str) -> Mutant:
+        before, _, after = self._function.definition.rpartition(self._source)
+        changed = f"{before}{replaced(self._source, start, end, text)}{after}"
+        return Mutant(operator, self._function.name, (changed,), detail=detail)
+
+    def _places(self, found: list[Token]) -> list[str]:
+        """Where each is: its line, and which one of the line if there are several."""
+        lines = [line(self._source, token.start) for token in found]
+        seen: Counter[int] = Counter()
+        places = []
+        for number in lines:
+            seen[number] += 1
+            places.append(f"L{number}.{seen[number]}" if lines.count(number) > 1 else f"L{number}")
+        return places
+
+    def _begins_a_statement(self, index: int) -> bool:
+        if index == 0:
+            return True
+        before = self._tokens[index - 1]
+        return (before.word or before.text) in _BEFORE_A_STATEMENT
+
+    def _end(self, index: int) -> int:
+        """Where the statement that begins at a token ends, without its semicolon."""
+        rest = (t.start for t in self._tokens[index:] if t.text == ";")
+        return next(rest, len(self._source))
+
+    def _assigns(self, index: int) -> bool:
+        """Whether `=` at a token gives a variable of PL/pgSQL its value."""
+        if self._tokens[index].text != "=" or self._function.language != "plpgsql":
+            return False
+        begin = index
+        while not self._begins_a_statement(begin):
+            begin -= 1
+            # Only what can be the name of a variable.
+            if self._tokens[begin].text != "." and self._tokens[begin].kind not in (
+                "word",
+                "quoted",
+            ):
+                return False
+        words = [t.word for t in self._tokens[begin:index]]
+        # A name, or in a declaration a name and its type.
+        return self._declares(begin) or all(w == "" for w in words[1::2])
+
+    def _declares(self, index: int) -> bool:
+        before = [t.word for t in self._tokens[:index] if t.word in ("DECLARE", "BEGIN")]
+        return bool(before) and before[-1] == "DECLARE"
