@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from invariants import options
 from invariants.checks import INVARIANTS
-from invariants.counterexample import load, write
+from invariants.counterexample import ensure_writable, load, write
 from invariants.errors import (
     EXIT_HELD,
     EXIT_INFRASTRUCTURE,
@@ -58,6 +58,20 @@ examples:
   invariants history tests/counterexamples/*.json
   invariants history --replay-only --since 202511151060 artifacts/*.json
   invariants history --seed 1 --update docs/findings.md tests/counterexamples/*.json"""
+
+_MUTANTS = """\
+Break the schema in every way its catalog allows, one guard at a time, and say which of them an
+invariant notices. A green run is worth what would have been noticed: this is the number.
+
+exit status: 0 every mutant is killed or justified in mutants.toml, 1 one survived, 2 the input is
+wrong, 3 the server failed or a mutant could not be judged"""
+
+_MUTANTS_EXAMPLES = """\
+examples:
+  invariants mutants --list                          what would be hunted
+  invariants mutants --operator policy-using-true --operator trigger-dropped -v
+  invariants mutants --json mutants.json --jobs 4
+  invariants mutants --invariant liveness            what one invariant notices by itself"""
 
 _HISTORY = """\
 Say which revision mends what: replay kept counterexamples at every revision, and search at every
@@ -158,7 +172,71 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_to(history, options.RUN)
     history.set_defaults(command=_history)
+    _add_mutants(
+        commands.add_parser(
+            "mutants",
+            help="say which broken schemas the invariants notice",
+            description=_MUTANTS,
+            epilog=_MUTANTS_EXAMPLES,
+            formatter_class=raw,
+        )
+    )
     return parser
+
+
+def _add_mutants(mutants: argparse.ArgumentParser) -> None:
+    mutants.add_argument(
+        "--list", action="store_true", help="name the mutants with their SQL, and hunt none"
+    )
+    mutants.add_argument(
+        "--operator",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only the mutants of this operator (repeatable); --list names them all",
+    )
+    mutants.add_argument(
+        "--invariant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this invariant may notice (repeatable): " + ", ".join(INVARIANTS),
+    )
+    options.add_to(mutants, options.MUTANTS)
+    mutants.add_argument("--json", type=Path, metavar="FILE", help="write the score as JSON")
+    mutants.add_argument("-v", "--verbose", action="store_true", help="a line for every mutant")
+    mutants.add_argument("-q", "--quiet", action="store_true", help="only the verdict")
+    mutants.set_defaults(command=_mutants)
+
+
+def _mutants(given: argparse.Namespace) -> int:
+    from invariants.mutants.report import markdown, score_to_json
+    from invariants.mutants.score import MutantOptions, mutants_of, score, selected
+    from invariants.run import schema
+    from invariants.terminal import Terminal
+
+    values = options.values(options.MUTANTS, lambda o: getattr(given, o.key))
+    of_schema = SchemaOptions(**{o.key: values.pop(o.key) for o in options.SCHEMA})
+    wanted = MutantOptions(
+        **values, operators=tuple(given.operator), invariants=tuple(given.invariant)
+    )
+    _ensure_json(given.json)
+    with Terminal(quiet=given.quiet) as terminal, schema(of_schema, terminal.say) as opened:
+        if given.list:
+            for mutant in selected(mutants_of(*opened), wanted.operators):
+                print(mutant.name, *(f"  {line};" for line in mutant.statements), sep="\n")
+            return EXIT_HELD
+        ensure_writable(wanted.artifacts)
+        result = score(
+            *opened,
+            wanted,
+            lambda *told: terminal.hunted(*told, verbose=given.verbose),
+        )
+        terminal.scored(result, wanted.artifacts / "mutants.md")
+    write(wanted.artifacts / "mutants.md", markdown(result))
+    if given.json is not None:
+        write(given.json, json.dumps(score_to_json(result), indent=2) + "\n")
+    return result.exit_status
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -169,8 +247,7 @@ def _run(given: argparse.Namespace) -> int:
 
     values = options.values(options.RUN, lambda o: getattr(given, o.key))
     chosen = RunOptions(**values, invariants=tuple(given.invariant))
-    if given.json is not None and not os.access(given.json.absolute().parent, os.W_OK):
-        raise UsageError(f"--json {given.json}: the folder cannot be written; name another file")
+    _ensure_json(given.json)
     schema_arguments = options.schema_arguments(chosen)
     with Terminal(quiet=given.quiet, schema_arguments=schema_arguments) as terminal:
         report = run(chosen, terminal, terminal.say)
@@ -180,6 +257,11 @@ def _run(given: argparse.Namespace) -> int:
     if report.fault:
         print(f"invariants: {report.fault}", file=sys.stderr)
     return report.exit_status
+
+
+def _ensure_json(path: Path | None) -> None:
+    if path is not None and not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"--json {path}: the folder cannot be written; name another file")
 
 
 def _replay(given: argparse.Namespace) -> int:

@@ -33,7 +33,12 @@ _ALIASES = {
     "timestamptz": "timestamp with time zone",
     "timestamp": "timestamp without time zone",
 }
-_TYPE = re.compile(r"([a-z][a-z ]*?)\s*(?:\(([0-9]+)(?:\s*,\s*([0-9]+))?\))?( with(?:out)? time zone)?\Z")
+_TYPE = re.compile(
+    r"([a-z][a-z ]*?)\s*(?:\(([0-9]+)(?:\s*,\s*([0-9]+))?\))?( with(?:out)? time zone)?\Z"
+)
+
+# A role that every server has and that owns nothing: what it may do, everybody may.
+ANYBODY = "pg_signal_backend"
 
 Key = tuple[Any, ...]
 Summary = Literal["tenant", "sum", "any", "age", "latest"]
@@ -828,7 +833,11 @@ class _Reader:
             name,
             kind,
             length=first if first is not None and kind.startswith("character") else -1,
-            scale=(first if first is not None else 6) if timed else -1 if second is None else second,
+            scale=(first if first is not None else 6)
+            if timed
+            else -1
+            if second is None
+            else second,
             key="key" in words,
             nullable="nullable" in words,
             gone_with="CASCADE"

@@ -53,7 +53,7 @@ class Search:
 
     `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
     the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
-    `sweep` False leaves out what is enumerated, for a search that goes on where another ended.
+    Without `sweep` what is enumerated is left out, without `draw` what is drawn at random.
     """
 
     seed: int
@@ -64,6 +64,7 @@ class Search:
     retry: bool = False
     first: bool = False
     sweep: bool = True
+    draw: bool = True
 
 
 class _Spent(BaseException):
@@ -160,7 +161,7 @@ class Explorer:
             self._sweep(invariant, search, tally)
         workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
         round_ = 0
-        while tally.examples < search.examples and not self._spent(tally, search):
+        while search.draw and tally.examples < search.examples and not self._spent(tally, search):
             so_far = tally.examples
             if self._round(invariant, search, tally, workloads, round_) or (
                 tally.examples == so_far
@@ -222,7 +223,9 @@ class Explorer:
             if seen:
                 raise seen[0]
 
-        explore: Callable[[], None] = strategies.exploring(limit)(hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test)))
+        explore: Callable[[], None] = strategies.exploring(limit)(
+            hypothesis_seed(_derived(search.seed, invariant.name, round_))(given(workloads)(test))
+        )
         spent = False
         try:
             explore()

@@ -159,8 +159,9 @@ class _Model:
             case Delete():
                 self._delete(statement)
             case Truncate():
+                special = {OPERATOR, self.contract.tenancy.erased_by, *self.contract.repair_roles}
                 _require(
-                    self.role not in self.contract.application_roles
+                    self.role in special
                     or self.contract.may(self.role, "truncate", statement.relation),
                     "privilege",
                 )

@@ -131,7 +131,20 @@ TIME_BUDGET = Option(
     "time-budget", "seconds for the whole search (default: the profile's)", "SECONDS", seconds
 )
 
+JOBS = Option("jobs", "mutants hunted at once (default: one a core)", "N", positive, 0)
+MUTANT_BUDGET = Option(
+    "mutant-budget", "seconds for one mutant at most (default: 15)", "SECONDS", seconds, 15.0
+)
+EQUIVALENTS = Option(
+    "equivalents",
+    "the mutants that no invariant can notice, with reasons (default: mutants.toml)",
+    "FILE",
+    Path,
+    Path("mutants.toml"),
+)
+
 SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, CONTRACT)
+MUTANTS = (JOBS, MUTANT_BUDGET, EQUIVALENTS, SEED, *SCHEMA, ARTIFACTS)
 RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, *SCHEMA, ARTIFACTS)
 
 

@@ -157,9 +157,7 @@ class _Script:
             source = f"({sql.spelled(statement)}) q"
         else:
             read = statement.columns or self.case.catalog.relations[statement.relation].columns
-            columns = sql.names(
-                tuple(c for c in self._stable(statement.relation) if c in read)
-            )
+            columns = sql.names(tuple(c for c in self._stable(statement.relation) if c in read))
             clause = sql.spelled(statement).partition(" WHERE ")
             where = f" WHERE {clause[2]}" if clause[1] else ""
             source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from invariants.events import Event, Flaky, Found, InvariantFinished, InvariantStarted, Progress
+from invariants.mutants.hunt import Outcome
+from invariants.mutants.report import matrix, survivors, verdict
+from invariants.mutants.score import Score
 from invariants.run import Replayed, Report
 
 _MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
@@ -32,6 +38,8 @@ class Terminal:
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status = self.err.status("") if self.err.is_terminal and not quiet else None
         self._told = 0.0
+        self._begun = 0.0
+        self._statuses: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +140,59 @@ class Terminal:
         )
         if outcome.fails and not self.quiet:
             self.out.print(outcome.text, markup=False)
+
+    def hunted(self, outcome: Outcome, done: int, total: int, *, verbose: bool = False) -> None:
+        """One mutant is decided; survivors are told at once."""
+        self._begun = self._begun or time.monotonic() - outcome.seconds
+        seconds = time.monotonic() - self._begun
+        self._statuses[outcome.status] = self._statuses.get(outcome.status, 0) + 1
+        told = ", ".join(f"{n:,} {word}" for word, n in sorted(self._statuses.items()))
+        left = seconds / done * (total - done)
+        line = f"{done:,} of {total:,} mutants: {told}, {left:.0f} s left"
+        loud = outcome.status in ("survived", "error")
+        if (loud or verbose) and not self.quiet:
+            self._still()
+            by = f" by {outcome.kill.invariant}" if outcome.kill else ""
+            self.out.print(
+                f"{outcome.status}{by}  {outcome.mutant.name}  "
+                f"{outcome.examples:,} examples, {outcome.seconds:.1f} s",
+                style="red" if loud else None,
+                markup=False,
+            )
+        if self._status:
+            self._status.update(Text(line))
+            self._status.start()
+            if done == total:
+                self._still()
+        elif not self.quiet and seconds - self._told >= _PLAIN_EVERY_SECONDS:
+            self._told = seconds
+            self.err.print(line, markup=False)
+
+    def scored(self, score: Score, file: Path) -> None:
+        """The score: what was not noticed, then which invariant kills what, then one line."""
+        self._still()
+        for line in survivors(score):
+            self.out.print(line, style="bold red", markup=False)
+        if not self.quiet:
+            self.out.print()
+            self.table(*matrix(score))
+            self.out.print(f"\nevery mutant: {file}", markup=False)
+        where = f"revision {score.revision}, PostgreSQL {score.server.version}, seed {score.seed}"
+        self.out.print(
+            f"\n{verdict(score)} ({where}, {score.seconds:.0f} s, half of the kills within "
+            f"{score.fuzzing_median:.1f} s)",
+            style="bold green" if score.exit_status == 0 else "bold red",
+            markup=False,
+        )
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; every column but the first holds numbers."""
+        shown = Table(box=None, pad_edge=False)
+        for position, column in enumerate(head):
+            shown.add_column(column, justify="right" if position else "left", no_wrap=True)
+        for row in rows:
+            shown.add_row(*row)
+        self.out.print(shown)
 
     def _progress(self, event: Progress) -> None:
         rate = event.operations / event.seconds if event.seconds else 0

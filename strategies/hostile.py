@@ -138,8 +138,9 @@ def repair(world: World) -> Operation | None:
     assert rule.repaired_by is not None
     relation = world.catalog.tables[rule.table]
     where = tuple(zip(relation.primary_key, known.key, strict=True))
+    acting = world.other(known.tenant) if world.chance(8) else known.tenant
     if world.chance(30):
-        return world.operation(rule.repaired_by, known.tenant, Delete(rule.table, where))
+        return world.operation(rule.repaired_by, acting, Delete(rule.table, where))
     columns = [
         c
         for c in relation.columns
@@ -154,9 +155,7 @@ def repair(world: World) -> Operation | None:
     if documents and world.chance(25):
         column = world.pick(documents)
     value = column_value(world, rule.table, column, known.tenant, hostile=0)
-    return world.operation(
-        rule.repaired_by, known.tenant, Update(rule.table, ((column, value),), where)
-    )
+    return world.operation(rule.repaired_by, acting, Update(rule.table, ((column, value),), where))
 
 
 @operation("erase", weight=1)

@@ -18,10 +18,11 @@ from hypothesis.strategies import SearchStrategy
 from invariants import premises
 from invariants.catalog import Catalog, Column, Relation
 from invariants.checks.base import Invariant
-from invariants.contract import Contract
+from invariants.contract import ANYBODY, VERBS, Contract
 from invariants.operations import (
     OPERATOR,
     Actor,
+    Assignments,
     Conflict,
     Delete,
     Insert,
@@ -83,7 +84,7 @@ def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Ma
     tenant = ident(contract.tenancy.root, 1)
     asked = [
         Operation(Actor(role, tenant), (statement,))
-        for role in contract.application_roles
+        for role in (*contract.application_roles, ANYBODY)
         for relation in catalog.relations.values()
         for statement in _asking(contract, relation, role)
     ]
@@ -185,9 +186,7 @@ def _parents(world: World, table: str) -> list[str]:
     relation = world.catalog.tables[table]
     named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
     named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
-    return [
-        t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table
-    ]
+    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table]
 
 
 def _unpromised_inserts(world: World, table: str) -> list[Operation]:
@@ -205,7 +204,7 @@ def _unpromised_inserts(world: World, table: str) -> list[Operation]:
         *(r.inserted() for r in before),
         *(
             _inserting(Actor(role, tenant), table, needed)
-            for role in contract.application_roles
+            for role in (*contract.application_roles, ANYBODY)
             if not contract.may(role, "insert", table)
         ),
     ]
@@ -357,9 +356,7 @@ def _leaks(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
 def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
     watched, watching = world.tenants
     contract, catalog = world.contract, world.catalog
-    made = [
-        r.inserted() for t in contract.tenancy.tables for r in _lawful(world, t, watched, 100)
-    ]
+    made = [r.inserted() for t in contract.tenancy.tables for r in _lawful(world, t, watched, 100)]
     made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
     for relation in catalog.relations.values():
         for role in contract.application_roles:
@@ -374,9 +371,88 @@ def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
     return made
 
 
+def _writes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Rows of one tenant written, changed and removed by a session for another one, or for none."""
+    del catalog
+    for table in contract.tenancy.tables:
+        for role in (*contract.application_roles, *sorted(contract.repair_roles)):
+            verbs = [v for v in ("insert", "update", "delete") if contract.may(role, v, table)]
+            if verbs:
+                yield "", partial(_intrusions, table=table, role=role, verbs=verbs)
+
+
+def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[Operation]:
+    owner, other = world.tenants
+    *before, row = _lawful(world, table, owner, 100)
+    made = [*(r.inserted() for r in before), row.inserted()]
+    relation = world.catalog.tables[table]
+    where = tuple((c, row.values[c]) for c in relation.primary_key)
+    whose = world.contract.tenancy.column
+    for setting in (other, "", None, UNKNOWN_TENANT):
+        if "insert" in verbs:
+            *parents, another = _lawful(world, table, owner, 100)
+            made += [*(r.inserted() for r in parents)]
+            made.append(_inserting(Actor(role, setting), table, another.values))
+        if "update" in verbs:
+            # Whatever a row takes: the plainest values may be those it has.
+            for column in relation.columns.values():
+                if column.name not in (*relation.primary_key, whose) and not column.generated:
+                    value = _another(world, table, column, row.values.get(column.name))
+                    made.append(
+                        Operation(
+                            Actor(role, setting), (Update(table, ((column.name, value),), where),)
+                        )
+                    )
+                    break
+        if "delete" in verbs:
+            made.append(Operation(Actor(role, setting), (Delete(table, where),)))
+    if "update" in verbs:
+        made.append(Operation(Actor(role, owner), (Update(table, ((whose, other),), where),)))
+    return made
+
+
+def _permitted(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """What the contract promises a role, on a row of its own tenant."""
+    del catalog
+    for table in contract.tenancy.tables:
+        for role in (*contract.application_roles, *sorted(contract.repair_roles)):
+            if any(contract.may(role, v, table) for v in VERBS):
+                yield "", partial(_own, table=table, role=role)
+
+
+def _own(world: World, table: str, role: str) -> list[Operation]:
+    contract, tenant = world.contract, world.tenants[0]
+    relation = world.catalog.tables[table]
+    made: list[Operation] = []
+
+    def lawful() -> Assignments:
+        *before, row = _lawful(world, table, tenant, 100)
+        made.extend(r.inserted() for r in before)
+        by_itself = contract.may(role, "insert", table)
+        made.append(_inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
+        return tuple((c, row.values[c]) for c in relation.primary_key)
+
+    where = lawful()
+    actor = Actor(role, tenant)
+    if contract.may(role, "select", table):
+        made += [Operation(actor, (Select(table),)), Operation(actor, (Select(table, where),))]
+    for column in relation.columns.values() if contract.may(role, "update", table) else ():
+        if column.generated or column.name in (*relation.primary_key, contract.tenancy.column):
+            continue
+        value = _another(world, table, column, None)
+        made.append(Operation(actor, (Update(table, ((column.name, value),), where),)))
+        if not column.not_null:
+            made.append(Operation(actor, (Update(table, ((column.name, None),), where),)))
+    if contract.may(role, "delete", table):
+        made += [Operation(actor, (Delete(table, lawful()),)), Operation(actor, (Delete(table),))]
+    return made
+
+
 _SWEEPS: Mapping[str, _Sweep] = {
     "privileges": _privileges,
     "columns": _columns,
     "layers": _layers,
     "leaks": _leaks,
+    "permitted": _permitted,
+    "writes": _writes,
 }

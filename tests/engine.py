@@ -19,7 +19,7 @@ from invariants import roles
 from invariants.checks import INVARIANTS, Case, Violation
 from invariants.contract import Contract
 from invariants.counterexample import Counterexample, counterexample
-from invariants.environment import Environment, Scratch
+from invariants.environment import Environment
 from invariants.judge import Judge, by_signature
 from invariants.operations import (
     OPERATOR,

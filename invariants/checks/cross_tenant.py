@@ -52,7 +52,7 @@ class CrossTenant(Invariant):
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     readings_percent = 40
-    sweeps = ("leaks",)
+    sweeps = ("writes", "leaks")
     share = 8
     focus = {"post_to_ledger": 14, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 
@@ -70,12 +70,22 @@ class CrossTenant(Invariant):
         for step in case.history.steps:
             if case.is_application(step):
                 yield from self._seen(case, step)
+            if case.is_application(step) or self._repairs(case, step):
                 yield from self._changed(case, step)
             for violation in self._references(case, step):
                 crossed = step.index if crossed is None else crossed
                 yield violation
         for tenant in case.worlds:
             yield from self._interference(case, tenant, crossed)
+
+    def _repairs(self, case: Case, step: Step) -> bool:
+        """Whether a role that repairs acts for one tenant; an erasure is for none."""
+        actor = step.operation.actor
+        return (
+            actor.role in case.contract.repair_roles
+            and actor.tenant is not None
+            and all(s.relation in case.contract.tenancy.tables for s in step.operation.statements)
+        )
 
     def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
         actor = step.operation.actor

@@ -16,7 +16,7 @@ from invariants.checks.base import (
     shown,
 )
 from invariants.history import Step
-from invariants.operations import Select
+from invariants.operations import Select, Truncate
 
 # Why an operation is to be refused, by the rule that the model names.
 _WHY = {
@@ -47,7 +47,7 @@ class Liveness(Invariant):
         "What the contract permits is accepted, with the effect it promises and no other; "
         "what it does not permit is refused."
     )
-    sweeps = ("privileges", "columns")
+    sweeps = ("permitted", "privileges", "columns")
     share = 9
     readings_percent = 12
     focus = {
@@ -70,6 +70,8 @@ class Liveness(Invariant):
             if step.error is not None:
                 if prediction.commits:
                     yield self._refused(case, step)
+                elif prediction.rule == "privilege" and self._let_through(case, step, prediction):
+                    yield self._granted(step, prediction)
             elif prediction.commits is False:
                 yield self._accepted(step, prediction)
             else:
@@ -89,6 +91,49 @@ class Liveness(Invariant):
             f"contract does not permit it: {_WHY[prediction.rule]}",
             promise="What the contract does not permit is refused.",
             proof=(Condition("accepted", step.index),),
+        )
+
+    def _let_through(self, case: Case, step: Step, prediction: model.Prediction) -> bool:
+        """Whether it was something else than the missing privilege that refused.
+
+        Only what is raised while a statement is executed tells: privileges are checked before that,
+        but after a statement is planned.
+        """
+        error = step.error
+        assert error is not None
+        if len(step.answers) != prediction.position:
+            return False
+        if error.sqlstate == "42501":
+            return "row-level security" in error.message
+        if error.sqlstate == "0A000":
+            statement = step.operation.statements[prediction.position]
+            return isinstance(statement, Truncate) and statement.relation in case.catalog.referrers
+        return error.sqlstate == "P0001" or error.sqlstate.startswith("23")
+
+    def _granted(self, step: Step, prediction: model.Prediction) -> Violation:
+        """Another guard refused: the role has a privilege that it was never promised."""
+        statement = step.operation.statements[prediction.position]
+        role, error = step.operation.actor.role, step.error
+        assert error is not None
+        needed = {"merge": "insert", "copy": "insert"}.get(statement.kind, statement.kind)
+        some = "table" if needed in ("delete", "truncate") else "any_column"
+        return Violation(
+            signature=self.signature(
+                statement.kind, statement.relation, f"{prediction.rule} not enforced"
+            ),
+            operation=step.index,
+            summary=f"{role} has the privilege to {needed} {statement.relation}, which the "
+            f"contract does not promise it: what refuses is another guard ({error.sqlstate})",
+            promise="What the contract does not permit is refused, and by every layer.",
+            proof=(
+                Condition("refused", step.index),
+                Condition(
+                    "state",
+                    step.index,
+                    f"has_{some}_privilege({sql.quote(role)}, {sql.quote(statement.relation)}, "
+                    f"{sql.quote(needed)})",
+                ),
+            ),
         )
 
     def _otherwise(self, case: Case, step: Step, amiss: model.Disagreement) -> Violation:

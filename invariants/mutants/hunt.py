@@ -1,15 +1,17 @@
 """The hunt: does any invariant notice that a guard is weakened?
 
 Each mutant gets its own clones of the template, and all invariants in turn until one of them
-notices or the budget is spent: first what they enumerate and a few random workloads, then ever more.
+notices or the budget is spent: first what they enumerate, then ever more random workloads.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -133,24 +135,17 @@ def _hunted(environment: Environment, contract: Contract, mutant: Mutant, plan: 
 def _turns(
     explorer: Explorer, mutant: Mutant, plan: Hunt, deadline: float
 ) -> Iterator[InvariantFinished]:
-    turn = 0
-    while (left := deadline - time.monotonic()) > 0:
-        for invariant in order(mutant, plan.invariants):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            yield explorer.explore(
-                invariant,
-                Search(
-                    seed=plan.seed + turn,
-                    examples=_FIRST_TURN * 2**turn + (1000 if turn == 0 and invariant.sweeps else 0),
-                    seconds=left,
-                    artifacts=plan.artifacts and plan.artifacts / slug(mutant),
-                    first=True,
-                    sweep=turn == 0,
-                ),
-            )
-        turn += 1
+    asked = order(mutant, plan.invariants)
+    artifacts = plan.artifacts and plan.artifacts / slug(mutant)
+    # What is enumerated costs the same for every mutant and finds the most.
+    sweeps = [(i, sys.maxsize, True, plan.seed) for i in asked if i.sweeps]
+    draws = ((i, _FIRST_TURN * 2**turn, False, plan.seed + turn) for turn in count() for i in asked)
+    for invariant, examples, sweep, seed in chain(sweeps, draws):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        search = Search(seed, examples, left, artifacts, first=True, sweep=sweep, draw=not sweep)
+        yield explorer.explore(invariant, search)
 
 
 def order(mutant: Mutant, names: Sequence[str]) -> list[Invariant]:

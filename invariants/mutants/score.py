@@ -39,10 +39,10 @@ class MutantOptions:
 
     operators: tuple[str, ...] = ()
     invariants: tuple[str, ...] = ()
-    seed: int = 0
-    seconds: float = SECONDS
+    seed: int | None = None
+    mutant_budget: float = SECONDS
     jobs: int = 0
-    artifacts: Path | None = None
+    artifacts: Path = Path("artifacts")
     equivalents: Path = Path("mutants.toml")
 
     @property
@@ -131,11 +131,12 @@ def score(
     _on_scratch(environment, lambda connection: claims.check(connection, every))
     plan = Hunt(
         tuple(i.name for i in chosen(options.invariants)),
-        options.seed,
-        options.seconds,
-        options.artifacts,
+        # Without a seed every hunt is the same, so that the score of a schema is one number.
+        options.seed or 0,
+        options.mutant_budget,
+        options.artifacts / "mutants",
     )
-    short = plan.shorter(options.seconds * _EQUIVALENT_SHARE)
+    short = plan.shorter(options.mutant_budget * _EQUIVALENT_SHARE)
     tasks = [(m, short if claims.reason(m) else plan) for m in mutants]
     found: dict[str, Outcome] = {}
     for outcome in hunt_all(environment, contract, tasks, options.processes):
@@ -145,7 +146,7 @@ def score(
     return Score(
         environment.server,
         environment.revision,
-        options.seed,
+        plan.seed,
         time.monotonic() - started,
         tuple(found[m.name] for m in mutants),
     )

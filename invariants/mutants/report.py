@@ -1,0 +1,139 @@
+"""The score for people and for programs: Markdown with survivors first, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from invariants.checks import INVARIANTS
+from invariants.mutants.base import OPERATORS
+from invariants.mutants.hunt import Outcome
+from invariants.mutants.score import Score
+
+FORMAT = 1
+
+
+def score_to_json(score: Score) -> dict[str, Any]:
+    """The score as plain JSON values. What is in it is a promise to users: extend, never change."""
+    return {
+        "format": FORMAT,
+        "server": {"kind": score.server.kind, "version": score.server.version},
+        "revision": score.revision,
+        "seed": score.seed,
+        "seconds": round(score.seconds, 3),
+        "score": round(score.value, 6),
+        "counts": {s: len(score.having(s)) for s in ("killed", "survived", "equivalent", "error")},
+        "median_fuzzing_seconds": round(score.fuzzing_median, 3),
+        "matrix": score.matrix,
+        "mutants": [_mutant(o) for o in score.outcomes],
+    }
+
+
+def _mutant(outcome: Outcome) -> dict[str, Any]:
+    kill = outcome.kill
+    return {
+        "name": outcome.mutant.name,
+        "operator": outcome.mutant.operator,
+        "status": outcome.status,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 3),
+        "killed_by": kill and kill.invariant,
+        "signature": kill and kill.signature,
+        "summary": kill and kill.summary,
+        "operations": kill and kill.operations,
+        "json": str(kill.saved.json) if kill and kill.saved else None,
+        "sql": str(kill.saved.sql) if kill and kill.saved else None,
+        "reason": outcome.reason,
+        "error": outcome.error,
+        "statements": list(outcome.mutant.statements),
+    }
+
+
+def verdict(score: Score) -> str:
+    """The score in one line."""
+    killed, survived = len(score.having("killed")), len(score.having("survived"))
+    equivalent, wrong = len(score.having("equivalent")), len(score.having("error"))
+    parts = [f"{killed} of {killed + survived} mutants killed ({score.value:.1%})"]
+    if survived:
+        parts.append(f"{survived} survived")
+    if equivalent:
+        parts.append(f"{equivalent} equivalent ({score.equivalent_share:.1%} of all)")
+    if wrong:
+        parts.append(f"{wrong} not judged")
+    return ", ".join(parts)
+
+
+def survivors(score: Score) -> Iterator[str]:
+    """A line for each mutant that nothing noticed, and for each that could not be judged."""
+    for outcome in score.having("survived"):
+        yield (
+            f"SURVIVED {outcome.mutant.name}: {OPERATORS[outcome.mutant.operator]} "
+            f"({outcome.examples:,} examples, {outcome.seconds:.0f} s)"
+        )
+    for outcome in score.having("error"):
+        yield f"NOT JUDGED {outcome.mutant.name}: {outcome.error}"
+
+
+def matrix(score: Score) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the kill matrix: operators by invariants."""
+    names = [n for n in INVARIANTS if any(n in row for row in score.matrix.values())]
+    head = ["operator", "mutants", *names, "equivalent", "survived"]
+    rows = []
+    for operator, killed in score.matrix.items():
+        mine = [o for o in score.outcomes if o.mutant.operator == operator]
+        count = {s: sum(o.status == s for o in mine) for s in ("equivalent", "survived")}
+        rows.append(
+            [
+                operator,
+                str(len(mine)),
+                *(str(killed.get(n) or "") for n in names),
+                str(count["equivalent"] or ""),
+                str(count["survived"] or ""),
+            ]
+        )
+    return head, rows
+
+
+def markdown(score: Score) -> str:
+    """Everything: verdict, survivors, kill matrix, equivalents by reason, every mutant."""
+    parts = [
+        f"# Mutants of revision {score.revision}",
+        f"{verdict(score)}. PostgreSQL {score.server.version} ({score.server.kind}), "
+        f"seed {score.seed}, {score.seconds:.0f} s; half of the kills within "
+        f"{score.fuzzing_median:.1f} s of fuzzing.",
+    ]
+    if lines := list(survivors(score)):
+        parts += ["## Not noticed", "\n".join(f"- {line}" for line in lines)]
+    head, rows = matrix(score)
+    parts += ["## Which invariant kills what", table(head, rows)]
+    reasons: dict[str, list[str]] = {}
+    for outcome in score.having("equivalent"):
+        reasons.setdefault(outcome.reason or "", []).append(outcome.mutant.name)
+    if reasons:
+        parts.append("## Equivalent")
+        parts += [
+            f"{reason}\n\n" + "\n".join(f"- `{n}`" for n in names)
+            for reason, names in reasons.items()
+        ]
+    parts += [
+        "## Every mutant",
+        table(
+            ["mutant", "killed by", "examples", "seconds"],
+            [
+                [
+                    f"`{o.mutant.name}`",
+                    o.kill.invariant if o.kill else f"**{o.status}**",
+                    f"{o.examples:,}",
+                    f"{o.seconds:.1f}",
+                ]
+                for o in sorted(score.outcomes, key=lambda o: o.kill is not None)
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; every column but the first two holds numbers."""
+    rule = ["---" if n < 1 else "--:" for n in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
