@@ -87,9 +87,9 @@ def _of_check(table: Relation, check: Check) -> Iterator[Mutant]:
     for bound in found:
         number = f".{found.index(bound) + 1}" if len(found) > 1 else ""
         for strict in (False, True):
-            value = bound.value + (-bound.outward if strict else bound.outward)
-            spelled = replaced(check.expression, bound.start, bound.end, bound.spelled(value))
-            yield changed(strict, spelled, f"{bound.word}{number}.{bound.value}-to-{value}")
+            moved = bound.value + (-bound.outward if strict else bound.outward)
+            spelled = replaced(check.expression, bound.start, bound.end, bound.spelled(moved))
+            yield changed(strict, spelled, f"{bound.word}{number}.{bound.value}-to-{moved}")
     for start, end in _lists(check.expression):
         values = parts(check.expression[start:end], ",")
         further = _further(values)
