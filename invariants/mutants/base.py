@@ -84,7 +84,7 @@ class Mutant:
     detail: str = ""
     # It changes roles, which belong to the server and not to a database.
     server_wide: bool = False
-    # Whatever it accepts the schema accepts as well: it can only refuse too much.
+    # It refuses or cuts short what the schema takes, and takes nothing else: for liveness.
     strict: bool = False
 
     def __post_init__(self) -> None:

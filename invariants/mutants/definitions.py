@@ -96,7 +96,9 @@ def change_type(facts: Facts, table: Relation, column: Column, to: str) -> tuple
     touched = [column, *computed]
     views = _readers(facts, {(table.name, c.name) for c in touched})
     triggers = [
-        t for t in table.triggers if any(_mentions(f"{t.events} {t.condition}", c) for c in touched)
+        t
+        for t in table.triggers
+        if any(_mentions(" ".join([*t.events, t.condition]), c) for c in touched)
     ]
     policies = [
         p for p in table.policies if any(_mentions(f"{p.using} {p.check}", c) for c in touched)

@@ -253,7 +253,7 @@ SELECT oid, name, sql, quote_ident(nspname) AS schema, relkind::text AS kind,
        CASE relkind WHEN 'm' THEN 0 WHEN 'v' THEN pg_relation_is_updatable(oid, true)
                     ELSE -1 END AS updatable,
        obj_description(oid, 'pg_class') AS comment
-FROM rel ORDER BY name
+FROM rel ORDER BY name COLLATE "C"
 """
 
 _COLUMNS: LiteralString = """
@@ -299,7 +299,8 @@ SELECT k.conrelid AS rel, k.conname AS name, k.contype::text AS kind,
          AS target_columns,
        k.confdeltype::text AS on_delete, k.convalidated AS validated,
        pg_get_constraintdef(k.oid) AS definition, pg_get_expr(k.conbin, k.conrelid) AS expression
-FROM rel JOIN pg_constraint k ON k.conrelid = rel.oid LEFT JOIN rel target ON target.oid = k.confrelid
+FROM rel JOIN pg_constraint k ON k.conrelid = rel.oid
+LEFT JOIN rel target ON target.oid = k.confrelid
 WHERE k.contype IN ('f', 'c') AND k.conparentid = 0 AND NOT (k.contype = 'f' AND target.oid IS NULL)
 ORDER BY k.conrelid, k.conname
 """
@@ -380,7 +381,7 @@ SELECT name || CASE WHEN overloaded THEN '(' || pg_get_function_identity_argumen
        EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search_path=%%') AS search_path,
        ARRAY(SELECT r::text FROM unnest(%(roles)s::name[]) r
              WHERE has_function_privilege(r, proc.oid, 'EXECUTE')) AS may_execute
-FROM proc ORDER BY name
+FROM proc ORDER BY name COLLATE "C"
 """
 
 _ROLES: LiteralString = """
@@ -502,10 +503,11 @@ class _Reader:
             table = relations.get(taxonomy.table)
             if table is None or taxonomy.code not in table.columns:
                 continue
-            active = quoted(taxonomy.active) if taxonomy.active in table.columns else "true"
+            column = taxonomy.active
+            active = quoted(column) if column is not None and column in table.columns else "true"
             query = f"SELECT {quoted(taxonomy.code)}::text AS code, {active} AS active"
-            rows = self._cursor.execute(f"{query} FROM {table.sql} ORDER BY 1".encode()).fetchall()
-            found[table.name] = tuple((row["code"], row["active"]) for row in rows)
+            rows = self._cursor.execute(f"{query} FROM {table.sql}".encode()).fetchall()
+            found[table.name] = tuple(sorted((row["code"], row["active"]) for row in rows))
         return found
 
 

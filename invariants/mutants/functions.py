@@ -106,13 +106,15 @@ class _Body:
             begins = token.word == "IF" and self._begins_a_statement(i)
             if not begins and token.word not in ("ELSIF", "ELSEIF"):
                 continue
-            cases = 0
-            for j in range(i + 1, len(self._tokens)):
-                word = self._tokens[j].word
-                cases += (word == "CASE") - (word == "END")
-                if word == "THEN" and level[j] == level[i] and not cases:
-                    found.append((token, self._tokens[i + 1].start, self._tokens[j - 1].end))
-                    break
+            # PL/pgSQL itself takes the first THEN that is in no parentheses.
+            then = (
+                j
+                for j, t in enumerate(self._tokens)
+                if j > i and t.word == "THEN" and level[j] == level[i]
+            )
+            end = next(then, None)
+            if end is not None:
+                found.append((token, self._tokens[i + 1].start, self._tokens[end - 1].end))
         places = self._places([token for token, _, _ in found])
         for (_, start, end), place in zip(found, places, strict=True):
             for value in ("false", "true"):

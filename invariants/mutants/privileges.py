@@ -65,7 +65,7 @@ def _columns_granted(relation: Relation, role: str) -> Iterator[Mutant]:
             continue
         seen = set()
         for column in relation.columns.values():
-            if verb == "INSERT" and (column.generated or not relation.columns):
+            if verb == "INSERT" and column.generated:
                 continue
             # A row needs all required columns; with any one of them it is the same set.
             extra = column.name not in relation.required or verb != "INSERT"

@@ -54,7 +54,8 @@ def _tokens(source: str) -> Iterator[Token]:
     position = 0
     while position < len(source):
         match = _TOKEN.match(source, position)
-        assert match is not None and match.lastgroup is not None
+        assert match is not None
+        assert match.lastgroup is not None
         kind = "string" if match.lastgroup == "tag" else match.lastgroup
         text = match[0]
         if kind == "operator" and not re.search(r"[~!@#^&|`?%]", text):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 
 from invariants.contract import Contract
 from invariants.mutants.base import Mutant, quoted
@@ -86,27 +87,28 @@ def _of_check(table: Relation, check: Check) -> Iterator[Mutant]:
     for bound in found:
         number = f".{found.index(bound) + 1}" if len(found) > 1 else ""
         for strict in (False, True):
-            value = bound.value + (-bound.outward if strict else bound.outward)
-            spelled = replaced(check.expression, bound.start, bound.end, bound.spelled(value))
-            yield changed(strict, spelled, f"{bound.word}{number}.{bound.value}-to-{value}")
+            moved = bound.value + (-bound.outward if strict else bound.outward)
+            spelled = replaced(check.expression, bound.start, bound.end, bound.spelled(moved))
+            yield changed(strict, spelled, f"{bound.word}{number}.{bound.value}-to-{moved}")
     for start, end in _lists(check.expression):
         values = parts(check.expression[start:end], ",")
         further = _further(values)
         if further:
             joined = ", ".join([*values, further])
             yield changed(False, replaced(check.expression, start, end, joined), "further-value")
-        for number, value in enumerate(values):
-            left = ", ".join(v for v in values if v is not value)
-            if left:
-                word = re.sub(r"[^\w.-]", "", tokens(value)[0].text) or str(number + 1)
-                without = replaced(check.expression, start, end, left)
-                yield changed(True, without, f"without-{word}")
+        for place, value in enumerate(values if len(values) > 1 else ()):
+            word = re.sub(r"[^\w.-]", "", tokens(value)[0].text) or str(place + 1)
+            without = replaced(check.expression, start, end, _without(values, place, ", "))
+            yield changed(True, without, f"without-{word}")
     for word, strict in (("AND", False), ("OR", True)):
         conditions = terms(check.expression, word)
-        if len(conditions) > 1:
-            for number in range(len(conditions)):
-                left = f" {word} ".join(c for i, c in enumerate(conditions) if i != number)
-                yield changed(strict, f"({left})", f"without-{number + 1}")
+        for place in range(len(conditions) if len(conditions) > 1 else 0):
+            expression = f"({_without(conditions, place, f' {word} ')})"
+            yield changed(strict, expression, f"without-{place + 1}")
+
+
+def _without(texts: list[str], place: int, separator: str) -> str:
+    return separator.join(text for i, text in enumerate(texts) if i != place)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _bound(found: list[Token], index: int, operator: Token, outward: int) -> _Bo
 def _lists(expression: str) -> Iterator[tuple[int, int]]:
     """Where the values of `= ANY (ARRAY[..])` begin and end."""
     found = tokens(expression)
-    for token, following in zip(found, found[1:], strict=False):
+    for token, following in pairwise(found):
         before = [t for t in found if t.end <= token.start and t.text != "("][-2:]
         is_any = [t.word or t.text for t in before] == ["=", "ANY"]
         if token.word == "ARRAY" and following.text == "[" and is_any:

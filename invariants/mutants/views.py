@@ -12,9 +12,8 @@ from invariants.mutants.tokens import depths, replaced, terms, tokens
 from invariants.sql import quote
 
 # Where a WHERE clause ends, if not with the query it is of.
-_AFTER_WHERE = frozenset(
-    "GROUP HAVING WINDOW ORDER LIMIT OFFSET FETCH FOR UNION INTERSECT EXCEPT".split()
-)
+_CLAUSES = ("GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR")
+_AFTER_WHERE = frozenset({*_CLAUSES, "UNION", "INTERSECT", "EXCEPT"})
 _TRUE = frozenset({"true", "on", "yes", "1"})
 
 
