@@ -38,8 +38,8 @@ from invariants.operations import (
     Workload,
     ident,
 )
-from strategies.drawing import plainest
 from strategies.derived import column_value, valid_choices
+from strategies.drawing import plainest
 from strategies.registry import Values, new_row
 from strategies.tenants import tenants
 from strategies.world import UNKNOWN_TENANT, Draw, World
@@ -145,9 +145,10 @@ def _tables(contract: Contract) -> tuple[str, ...]:
 
 
 def _lawful(world: World, table: str, tenant: str, total: int = 0) -> list[_Row]:
-    """A row that the contract permits, after the rows that it needs; `total` is what splits add up to.
+    """A row that the contract permits, after the rows that it needs.
 
-    Whatever the row is recognised by is new, so that any number of such rows can be made.
+    Whatever the row is recognised by is new, so that any number of such rows can be made. `total`
+    is what parts add up to.
     """
     contract, number = world.contract, world.next("sweep")
     relation = world.catalog.tables[table]
@@ -228,6 +229,13 @@ def _edges(world: World, table: str, column: Column) -> list[Operation]:
         *before, row = _lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
         made += (r.inserted() for r in before)
         made.append(row.inserted(**{column.name: value}))
+    for taxonomy in world.contract.taxonomies:
+        if (table, column.name) in taxonomy.used_by:
+            (code,) = _lawful(world, taxonomy.table, "")
+            code.values[taxonomy.code] = "x" * _LONG
+            *before, row = _lawful(world, table, tenant)
+            made += [code.inserted(), *(r.inserted() for r in before)]
+            made.append(row.inserted(**{column.name: "x" * _LONG}))
     *before, row = _lawful(world, table, tenant)
     without = {c: v for c, v in row.values.items() if c != column.name}
     made += (r.inserted() for r in before)
@@ -283,6 +291,7 @@ def _named(contract: Contract, table: str) -> set[str]:
 
 def _layers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """Every way to change a row that must stay, with each layer that protects it on its own."""
+    del catalog
     for rule in contract.append_only:
         for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
             for role in contract.application_roles:
