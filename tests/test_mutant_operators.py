@@ -569,6 +569,7 @@ def test_a_query_without_the_filter(query: str, rest: str | None) -> None:
         ("a BETWEEN 1 AND 2 AND b", ["a BETWEEN 1 AND 2", "b"]),
         ("CASE WHEN a AND b THEN c ELSE d END", ["CASE WHEN a AND b THEN c ELSE d END"]),
         ("(a OR (b AND c))", ["a OR (b AND c)"]),
+        ("a OR b AND c", ["a OR b AND c"]),
         ("' AND ' = a AND b", ["' AND ' = a", "b"]),
     ],
 )
