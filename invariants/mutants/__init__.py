@@ -55,6 +55,7 @@ TEXTUAL = frozenset(
         "function-comparison",
         "function-constant",
         "function-branch",
+        "function-clause-dropped",
         "function-result",
         "function-swallowing",
         "function-permitting",

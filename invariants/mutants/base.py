@@ -37,6 +37,7 @@ OPERATORS: Mapping[str, str] = {
     "function-comparison": "a comparison in a function is another one",
     "function-constant": "an integer in a function is one more or one less",
     "function-branch": "a condition in a function is always true, or always false",
+    "function-clause-dropped": "a condition in a function has one term of AND or OR less",
     "function-result": "a boolean function returns a constant",
     "function-swallowing": "a function returns NULL where it raises an exception",
     "function-permitting": "a trigger function lets the row pass where it raises an exception",

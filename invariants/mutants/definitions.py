@@ -80,7 +80,7 @@ def change_view(facts: Facts, view: Relation, definition: str) -> tuple[str, ...
     """A view or materialized view with another definition of the same columns."""
     if view.kind == "view":
         return (f"CREATE OR REPLACE VIEW {view.sql}{options(view)} AS {definition}",)
-    readers = _readers(facts, {(view.name, c) for c in view.columns})
+    readers = _readers(facts, {(view.name, c) for c in (*view.columns, "")})
     return (
         *_drop_views([view, *readers]),
         *create_view(replace(view, definition=definition)),
@@ -127,7 +127,7 @@ def add_check(table: Relation, check: Check) -> str:
 def _add_column(table: Relation, column: Column) -> Iterable[str]:
     """A generated column with its constraints, indexes and privileges."""
     not_null = " NOT NULL" if column.not_null else ""
-    generated = f"GENERATED ALWAYS AS ({column.expression}) STORED{not_null}"
+    generated = f"GENERATED ALWAYS AS ({column.expression}) {column.computed}{not_null}"
     yield f"ALTER TABLE {table.sql} ADD COLUMN {quoted(column.name)} {column.type} {generated}"
     constraints = {u.definition: u for u in table.uniques if u.constraint}
     for index in table.indexes:

@@ -44,6 +44,8 @@ class Column:
     has_default: bool
     identity: bool
     expression: str | None
+    # STORED or VIRTUAL.
+    computed: str
     # A B-tree holds it and it is no document or list.
     scalar: bool
 
@@ -156,7 +158,7 @@ class Relation:
     # What a role can do, whichever way it came to it: (role, verb) and (role, verb, column).
     held: frozenset[tuple[str, str]]
     held_columns: frozenset[tuple[str, str, str]]
-    # Columns that a view reads, of which relation.
+    # Columns that a view reads, of which relation; '' when it reads only that there are rows.
     reads: frozenset[tuple[str, str]]
 
     @property
@@ -262,6 +264,7 @@ SELECT a.attrelid AS rel, a.attname AS name, a.attnum::int AS number,
        a.atttypmod AS modifier, a.attnotnull AS not_null, d.oid IS NOT NULL AS has_default,
        a.attidentity <> '' AS identity,
        CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS expression,
+       CASE a.attgenerated WHEN 'v' THEN 'VIRTUAL' ELSE 'STORED' END AS computed,
        t.typcategory <> 'A' AND t.typname NOT IN ('json', 'jsonb') AND (
            t.typtype IN ('e', 'd') OR t.typname = 'varchar' OR EXISTS (
                SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
@@ -350,11 +353,11 @@ WHERE has_column_privilege(r, rel.oid, a.attnum, v)
 """
 
 _READS: LiteralString = """
-SELECT DISTINCT w.ev_class AS rel, source.name AS source, a.attname AS column
+SELECT DISTINCT w.ev_class AS rel, source.name AS source, coalesce(a.attname, '') AS column
 FROM pg_depend d
 JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
 JOIN rel source ON d.refclassid = 'pg_class'::regclass AND source.oid = d.refobjid
-JOIN pg_attribute a ON a.attrelid = source.oid AND a.attnum = d.refobjsubid
+LEFT JOIN pg_attribute a ON a.attrelid = source.oid AND a.attnum = d.refobjsubid
 JOIN rel ON rel.oid = w.ev_class
 WHERE w.ev_class <> source.oid
 """

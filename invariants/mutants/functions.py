@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from invariants.contract import Contract
 from invariants.mutants.base import Mutant
 from invariants.mutants.facts import Facts, Function
-from invariants.mutants.tokens import Token, depths, line, replaced, tokens
+from invariants.mutants.tokens import Token, depths, line, replaced, terms, tokens
 
 # The relational operators that subsume each other, as mutation testing has them.
 _COMPARISONS = {
@@ -39,6 +39,9 @@ _WORDS = {
 }
 # A statement of PL/pgSQL begins after these.
 _BEFORE_A_STATEMENT = frozenset({"BEGIN", "THEN", "ELSE", "LOOP", "DECLARE", ";", ">>"})
+_BEFORE_A_CONDITION = frozenset({"IF", "ELSIF", "ELSEIF", "WHERE", "HAVING", "RETURN"})
+_CLAUSES = frozenset({"GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"})
+_AFTER_A_CONDITION = _CLAUSES | {"UNION", "INTERSECT", "EXCEPT", "RETURNING", "THEN", "LOOP", ";"}
 _NO_REFUSAL = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
 
 
@@ -49,6 +52,7 @@ def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:
         body = _Body(function)
         yield from body.comparisons()
         yield from body.constants()
+        yield from body.clauses()
         if function.language == "plpgsql":
             yield from body.branches()
             yield from body.refusals()
@@ -119,6 +123,40 @@ class _Body:
         for (_, start, end), place in zip(found, places, strict=True):
             for value in ("false", "true"):
                 yield self._with("function-branch", start, end, value, f"{place}.{value}")
+
+    def clauses(self) -> Iterator[Mutant]:
+        """Every term that AND or OR connects left out, after IF, WHERE, HAVING and RETURN."""
+        level = depths(self._tokens)
+        found = []
+        for i, token in enumerate(self._tokens):
+            following = self._tokens[i + 1].word if i + 1 < len(self._tokens) else ""
+            if token.word not in _BEFORE_A_CONDITION or following in ("QUERY", "NEXT"):
+                continue
+            end = next(
+                (
+                    t.start
+                    for j, t in enumerate(self._tokens)
+                    if j > i
+                    and (
+                        level[j] < level[i]
+                        or (level[j] == level[i] and (t.word or t.text) in _AFTER_A_CONDITION)
+                    )
+                ),
+                len(self._source),
+            )
+            found.append((token, end))
+        places = self._places([token for token, _ in found])
+        for (token, end), place in zip(found, places, strict=True):
+            # A term may end in a comment; the space after the last one ends that, too.
+            condition = self._source[token.end : end]
+            space = condition[len(condition.rstrip()) :]
+            for word in ("AND", "OR"):
+                connected = terms(condition, word)
+                for number in range(len(connected) if len(connected) > 1 else 0):
+                    kept = f"\n{word} ".join(c for i, c in enumerate(connected) if i != number)
+                    text = f" {kept}{space}"
+                    detail = f"{place}.without-{number + 1}"
+                    yield self._with("function-clause-dropped", token.end, end, text, detail)
 
     def refusals(self) -> Iterator[Mutant]:
         """Every RAISE EXCEPTION made a RETURN."""

@@ -134,7 +134,11 @@ def bare(expression: str) -> str:
 
 def terms(expression: str, word: str) -> list[str]:
     """What AND, or OR, connects at the top of an expression; itself when it connects nothing."""
-    return parts(bare(expression), word)
+    inner = bare(expression)
+    # OR binds less than AND: a OR b AND c is no conjunction.
+    if word == "AND" and len(parts(inner, "OR")) > 1:
+        return [inner]
+    return parts(inner, word)
 
 
 def with_column(expression: str, column: str, other: str) -> str:
