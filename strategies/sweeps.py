@@ -191,15 +191,12 @@ def _parents(world: World, table: str) -> list[str]:
 
 
 def _unpromised_inserts(world: World, table: str) -> list[Operation]:
-    """A lawful row with no more columns than it needs, by each role that is not promised it."""
+    """A lawful row, cut down to columns without which there is none, by unpromised roles."""
     contract, tenant = world.contract, world.tenants[0]
     *before, row = _lawful(world, table, tenant)
     columns = world.catalog.tables[table].columns
-    keys = {c for rule in contract.idempotency if rule.table == table for c in rule.keys[0]}
     needed = {
-        c: v
-        for c, v in row.values.items()
-        if c in keys or (columns[c].not_null and not columns[c].has_default)
+        c: v for c, v in row.values.items() if columns[c].not_null and not columns[c].has_default
     }
     return [
         *(r.inserted() for r in before),

@@ -1,0 +1,48 @@
+"""Makes Ctrl-C certain: an interrupt is raised again where it was swallowed.
+
+Python raises KeyboardInterrupt wherever it happens to be. In a finalizer, or in a callback of the
+garbage collector (Hypothesis has one), it is printed and forgotten, and the run would go on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def insistent() -> Iterator[Callable[[], None]]:
+    """Note interrupts while the block runs; what it gives raises KeyboardInterrupt after one.
+
+    Signals that are ignored, or left to the system, stay so, and threads have none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came = False
+
+    def noting(handler: Callable[[int, FrameType | None], object]) -> signal.Handlers:
+        def note(number: int, frame: FrameType | None) -> None:
+            nonlocal came
+            came = True
+            handler(number, frame)
+
+        return note  # type: ignore[return-value]
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    before = {n: h for n in _SIGNALS if callable(h := signal.getsignal(n))}
+    for number, handler in before.items():
+        signal.signal(number, noting(handler))
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
