@@ -126,10 +126,14 @@ class Executor:
         replies = started.replies + self._main.receive()
         self._check_tenants(replies[:known])
         self.operations += len(workload.operations)
-        self._stale_views |= {
-            s.relation for o in workload.operations for s in o.statements if isinstance(s, Refresh)
-        }
         history = self._history(workload, replies[known:], states)
+        self._stale_views |= {
+            s.relation
+            for step in history.steps
+            if step.committed
+            for s in step.operation.statements
+            if isinstance(s, Refresh)
+        }
         # The server cleans up while the next workload is being made.
         self._cleaner.send(self._reset())
         return history

@@ -8,7 +8,6 @@ rows that the strategies make.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,6 @@ from invariants.catalog import Catalog, Column, Relation
 from invariants.checks.base import Invariant
 from invariants.contract import ANYBODY, VERBS, Contract
 from invariants.operations import (
-    OPERATOR,
     Actor,
     Assignments,
     Conflict,
@@ -38,9 +36,10 @@ from invariants.operations import (
     Workload,
     ident,
 )
-from strategies.derived import column_value, valid_choices
+from strategies import rules
+from strategies.derived import valid_choices
 from strategies.drawing import plainest
-from strategies.registry import Values, new_row
+from strategies.lawful import inserting, lawful
 from strategies.tenants import tenants
 from strategies.world import UNKNOWN_TENANT, Draw, World
 
@@ -94,6 +93,14 @@ def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Ma
         yield "", partial(_unpromised_inserts, table=table)
 
 
+def _tables(contract: Contract) -> tuple[str, ...]:
+    return (
+        *contract.tenancy.tables,
+        contract.tenancy.root,
+        *(t.table for t in contract.taxonomies),
+    )
+
+
 def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
     del world
     return operations
@@ -119,81 +126,10 @@ def _asking(contract: Contract, relation: Relation, role: str) -> Iterator[State
         yield Truncate(name)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row that the contract permits, and who writes it."""
-
-    table: str
-    actor: Actor
-    values: Values
-
-    def inserted(self, **changed: Value) -> Operation:
-        """The operation that writes it, with some columns changed."""
-        return _inserting(self.actor, self.table, {**self.values, **changed})
-
-
-def _inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
-    return Operation(actor, (Insert(table, tuple(values), (tuple(values.values()),)),))
-
-
-def _tables(contract: Contract) -> tuple[str, ...]:
-    return (
-        *contract.tenancy.tables,
-        contract.tenancy.root,
-        *(t.table for t in contract.taxonomies),
-    )
-
-
-def _lawful(world: World, table: str, tenant: str, total: int = 0) -> list[_Row]:
-    """A row that the contract permits, after the rows that it needs.
-
-    Whatever the row is recognised by is new, so that any number of such rows can be made. `total`
-    is what parts add up to.
-    """
-    contract, number = world.contract, world.next("sweep")
-    relation = world.catalog.tables[table]
-    before: list[_Row] = []
-    if table not in contract.tenancy.tables:
-        if table == contract.tenancy.root:
-            values = new_row(world, table, ident(table, 1000 + number))
-            return [_Row(table, Actor(OPERATOR), values)]
-        values = {
-            c.name: column_value(world, table, c.name, "", hostile=0)
-            for c in relation.columns.values()
-            if not c.has_default
-        }
-        values[relation.primary_key[0]] = f"sweep_{number}"
-        return [_Row(table, Actor(OPERATOR), values)]
-    for parent in _parents(world, table):
-        before += _lawful(world, parent, tenant, total)
-    values = new_row(world, table, tenant)
-    for rule in contract.idempotency:
-        for column in rule.keys[0] if rule.table == table else ():
-            if column in values and relation.foreign_key_of(column) is None:
-                kind = relation.columns[column].type
-                values[column] = (
-                    ident("sweep", number) if kind == "uuid" else f"{values[column]}-{number}"
-                )
-    for sums in contract.sums:
-        if sums.total_table == table:
-            values[sums.total_column] = total
-        if sums.table == table:
-            values[sums.amount] = total
-    return [*before, _Row(table, Actor(world.writer("insert", table), tenant), values)]
-
-
-def _parents(world: World, table: str) -> list[str]:
-    """The tenant-scoped tables that a row of this one names a row of."""
-    relation = world.catalog.tables[table]
-    named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
-    named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
-    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table]
-
-
 def _unpromised_inserts(world: World, table: str) -> list[Operation]:
     """A lawful row, cut down to columns without which there is none, by unpromised roles."""
     contract, tenant = world.contract, world.tenants[0]
-    *before, row = _lawful(world, table, tenant)
+    *before, row = lawful(world, table, tenant)
     columns = world.catalog.tables[table].columns
     needed = {
         c: v for c, v in row.values.items() if columns[c].not_null and not columns[c].has_default
@@ -201,7 +137,7 @@ def _unpromised_inserts(world: World, table: str) -> list[Operation]:
     return [
         *(r.inserted() for r in before),
         *(
-            _inserting(Actor(role, tenant), table, needed)
+            inserting(Actor(role, tenant), table, needed)
             for role in (*contract.application_roles, ANYBODY)
             if not contract.may(role, "insert", table)
         ),
@@ -223,20 +159,20 @@ def _edges(world: World, table: str, column: Column) -> list[Operation]:
     made: list[Operation] = []
     for value in _edge_values(world.contract, table, column):
         total = value if _adds_up(world.contract, table, column) and isinstance(value, int) else 0
-        *before, row = _lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
+        *before, row = lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
         made += (r.inserted() for r in before)
         made.append(row.inserted(**{column.name: value}))
     for taxonomy in world.contract.taxonomies:
         if (table, column.name) in taxonomy.used_by:
-            (code,) = _lawful(world, taxonomy.table, "")
+            (code,) = lawful(world, taxonomy.table, "")
             code.values[taxonomy.code] = "x" * _LONG
-            *before, row = _lawful(world, table, tenant)
+            *before, row = lawful(world, table, tenant)
             made += [code.inserted(), *(r.inserted() for r in before)]
             made.append(row.inserted(**{column.name: "x" * _LONG}))
-    *before, row = _lawful(world, table, tenant)
+    *before, row = lawful(world, table, tenant)
     without = {c: v for c, v in row.values.items() if c != column.name}
     made += (r.inserted() for r in before)
-    made.append(_inserting(row.actor, table, without))
+    made.append(inserting(row.actor, table, without))
     return made
 
 
@@ -300,7 +236,7 @@ def _layers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]
 
 def _attacks(world: World, table: str, role: str) -> list[Operation]:
     tenant = world.tenants[0]
-    *before, row = _lawful(world, table, tenant, 100)
+    *before, row = lawful(world, table, tenant, 100)
     relation = world.catalog.tables[table]
     key = relation.primary_key
     where = tuple((c, row.values[c]) for c in key)
@@ -331,7 +267,7 @@ def _attacks_on_root(world: World, table: str) -> list[Operation]:
     made = [
         r.inserted()
         for rule in world.contract.append_only
-        for r in _lawful(world, rule.table, tenant)
+        for r in lawful(world, rule.table, tenant)
     ]
     key = world.catalog.tables[table].primary_key[0]
     statements = (Delete(table, ((key, tenant),)), Truncate(table, cascade=True))
@@ -362,7 +298,7 @@ def _leaks(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
 def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
     watched, watching = world.tenants
     contract, catalog = world.contract, world.catalog
-    made = [r.inserted() for t in contract.tenancy.tables for r in _lawful(world, t, watched, 100)]
+    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, watched, 100)]
     made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
     for relation in catalog.relations.values():
         for role in contract.application_roles:
@@ -389,16 +325,16 @@ def _writes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]
 
 def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[Operation]:
     owner, other = world.tenants
-    *before, row = _lawful(world, table, owner, 100)
+    *before, row = lawful(world, table, owner, 100)
     made = [*(r.inserted() for r in before), row.inserted()]
     relation = world.catalog.tables[table]
     where = tuple((c, row.values[c]) for c in relation.primary_key)
     whose = world.contract.tenancy.column
     for setting in (other, "", None, UNKNOWN_TENANT):
         if "insert" in verbs:
-            *parents, another = _lawful(world, table, owner, 100)
+            *parents, another = lawful(world, table, owner, 100)
             made += [*(r.inserted() for r in parents)]
-            made.append(_inserting(Actor(role, setting), table, another.values))
+            made.append(inserting(Actor(role, setting), table, another.values))
         if "update" in verbs:
             # Whatever a row takes: the plainest values may be those it has.
             for column in relation.columns.values():
@@ -431,14 +367,14 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
     relation = world.catalog.tables[table]
     made: list[Operation] = []
 
-    def lawful() -> Assignments:
-        *before, row = _lawful(world, table, tenant, 100)
+    def written() -> Assignments:
+        *before, row = lawful(world, table, tenant, 100)
         made.extend(r.inserted() for r in before)
         by_itself = contract.may(role, "insert", table)
-        made.append(_inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
+        made.append(inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
         return tuple((c, row.values[c]) for c in relation.primary_key)
 
-    where = lawful()
+    where = written()
     actor = Actor(role, tenant)
     if contract.may(role, "select", table):
         made += [Operation(actor, (Select(table),)), Operation(actor, (Select(table, where),))]
@@ -450,7 +386,7 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
         if not column.not_null:
             made.append(Operation(actor, (Update(table, ((column.name, None),), where),)))
     if contract.may(role, "delete", table):
-        made += [Operation(actor, (Delete(table, lawful()),)), Operation(actor, (Delete(table),))]
+        made += [Operation(actor, (Delete(table, written()),)), Operation(actor, (Delete(table),))]
     return made
 
 
@@ -458,7 +394,12 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "privileges": _privileges,
     "columns": _columns,
     "layers": _layers,
+    "erasures": rules.erasures,
+    "keys": rules.keys,
     "leaks": _leaks,
+    "ledgers": rules.ledgers,
+    "sums": rules.sums,
+    "taxonomies": rules.taxonomies,
     "permitted": _permitted,
     "writes": _writes,
 }

@@ -20,6 +20,7 @@ class AllocationSum(Invariant):
 
     name = "allocation-sum"
     promise = "Allocations add up to the event's revenue, within the tolerance, after every commit."
+    sweeps = ("sums",)
     focus = {
         "ingest": 8,
         "allocate": 16,

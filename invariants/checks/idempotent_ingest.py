@@ -32,6 +32,7 @@ class IdempotentIngest(Invariant):
     promise = (
         "Sending an ingest again, at any later point, leaves one row, the first, and no error."
     )
+    sweeps = ("keys",)
     focus = {
         "ingest": 16,
         "redeliver": 16,

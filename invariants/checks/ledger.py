@@ -39,6 +39,7 @@ class LedgerAddsUp(Invariant):
         "A posting carries its allocation's amount, once; corrections name their posting and never "
         "take it below zero; every row traces to rows of its own tenant."
     )
+    sweeps = ("ledgers",)
     share = 4
     focus = {
         "ingest": 5,

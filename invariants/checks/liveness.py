@@ -47,7 +47,16 @@ class Liveness(Invariant):
         "What the contract permits is accepted, with the effect it promises and no other; "
         "what it does not permit is refused."
     )
-    sweeps = ("permitted", "privileges", "columns")
+    sweeps = (
+        "permitted",
+        "sums",
+        "ledgers",
+        "keys",
+        "taxonomies",
+        "erasures",
+        "privileges",
+        "columns",
+    )
     share = 9
     readings_percent = 12
     focus = {

@@ -29,6 +29,7 @@ class TaxonomyKept(Invariant):
 
     name = "taxonomy"
     promise = "Every code in use exists in the taxonomy, and application roles do not write it."
+    sweeps = ("taxonomies",)
     focus = {
         "ingest": 6,
         "allocate": 12,

@@ -26,6 +26,7 @@ from invariants.environment import Environment
 from invariants.errors import InfrastructureError, InvariantsError
 from invariants.events import InvariantFinished
 from invariants.mutants.base import Mutant
+from invariants.servers.base import connect
 
 Status = Literal["killed", "survived", "equivalent", "error"]
 
@@ -37,7 +38,7 @@ _FIRST_ASKED: Sequence[tuple[str, tuple[str, ...]]] = (
     ("privilege|column-privilege|role-member|role-superuser|table-owner", ("liveness",)),
     ("row-security|policy|role-bypassrls|view", ("cross-tenant", "read-path", "liveness")),
     ("not-null|check|type|unique", ("liveness", "idempotent-ingest", "read-path")),
-    ("trigger|function", ("append-only", "allocation-sum", "ledger", "pii", "liveness")),
+    ("trigger|function", ("allocation-sum", "ledger", "append-only", "pii", "liveness")),
     ("reference-row", ("taxonomy",)),
     ("reference", ("cross-tenant", "liveness", "taxonomy", "ledger")),
 )
@@ -91,22 +92,34 @@ def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hun
 
     Raises `InfrastructureError` when the server fails. Roles are as before when it returns.
     """
-    handle = environment.handle()
-    if not mutant.server_wide:
-        with Environment.attach(handle, mutant.statements) as altered:
-            return _hunted(altered, contract, mutant, plan)
-    with psycopg.connect(handle["conninfo"], autocommit=True) as admin:
-        before = roles.snapshot(admin)
+    started = time.monotonic()
+    with connect(environment.handle()["conninfo"]) as admin:
+        before = roles.snapshot(admin) if mutant.server_wide else None
         try:
-            with Environment.attach(handle, mutant.statements) as altered:
+            with Environment.attach(environment.handle(), mutant.statements) as altered:
                 return _hunted(altered, contract, mutant, plan)
+        except InvariantsError as wrong:
+            # The mutant leaves nothing that can be judged, unless it is the server that failed.
+            if admin.broken or not _answers(admin):
+                raise
+            seconds = time.monotonic() - started
+            return Outcome(mutant, "error", 0, seconds, 0.0, error=str(wrong))
         finally:
-            roles.restore(admin, before)
+            if before is not None:
+                roles.restore(admin, before)
+
+
+def _answers(connection: psycopg.Connection) -> bool:
+    try:
+        connection.execute("SELECT")
+    except psycopg.Error:
+        return False
+    return True
 
 
 def _hunted(environment: Environment, contract: Contract, mutant: Mutant, plan: Hunt) -> Outcome:
     started = time.monotonic()
-    examples, error = 0, None
+    examples = 0
     explorer = Explorer(environment, contract, lambda _: None)
     try:
         explorer.prepare()
@@ -119,13 +132,6 @@ def _hunted(environment: Environment, contract: Contract, mutant: Mutant, plan: 
                 now = time.monotonic()
                 kill = _kill(finished)
                 return Outcome(mutant, "killed", examples, now - started, now - fuzzing, kill)
-            error = finished.error or error
-    except InfrastructureError:
-        raise
-    except InvariantsError as wrong:
-        # The mutant leaves nothing that can be judged; that is no merit of any invariant.
-        error = str(wrong)
-        return Outcome(mutant, "error", examples, time.monotonic() - started, 0.0, error=error)
     finally:
         explorer.close()
     now = time.monotonic()

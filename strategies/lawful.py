@@ -1,0 +1,75 @@
+"""Rows that the contract permits, with all the rows that they need: the ground sweeps stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from invariants.operations import OPERATOR, Actor, Insert, Operation, Value, ident
+from strategies.derived import column_value
+from strategies.registry import Values, new_row
+from strategies.world import World
+
+
+@dataclass(frozen=True)
+class LawfulRow:
+    """A row that the contract permits, and who writes it."""
+
+    table: str
+    actor: Actor
+    values: Values
+
+    def inserted(self, **changed: Value) -> Operation:
+        """The operation that writes it, with some columns changed."""
+        return inserting(self.actor, self.table, {**self.values, **changed})
+
+
+def inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
+    """The operation that writes one row."""
+    return Operation(actor, (Insert(table, tuple(values), (tuple(values.values()),)),))
+
+
+def lawful(world: World, table: str, tenant: str, total: int = 0) -> list[LawfulRow]:
+    """A row that the contract permits, after the rows that it needs.
+
+    Whatever the row is recognised by is new, so that any number of such rows can be made. `total`
+    is what parts add up to.
+    """
+    contract, number = world.contract, world.next("sweep")
+    relation = world.catalog.tables[table]
+    before: list[LawfulRow] = []
+    if table not in contract.tenancy.tables:
+        if table == contract.tenancy.root:
+            values = new_row(world, table, ident(table, 1000 + number))
+            return [LawfulRow(table, Actor(OPERATOR), values)]
+        values = {
+            c.name: column_value(world, table, c.name, "", hostile=0)
+            for c in relation.columns.values()
+            if not c.has_default
+        }
+        values[relation.primary_key[0]] = f"sweep_{number}"
+        return [LawfulRow(table, Actor(OPERATOR), values)]
+    for parent in _parents(world, table):
+        before += lawful(world, parent, tenant, total)
+    values = new_row(world, table, tenant)
+    for rule in contract.idempotency:
+        for column in rule.keys[0] if rule.table == table else ():
+            if column in values and relation.foreign_key_of(column) is None:
+                kind = relation.columns[column].type
+                values[column] = (
+                    ident("sweep", number) if kind == "uuid" else f"{values[column]}-{number}"
+                )
+    for sums in contract.sums:
+        if sums.total_table == table:
+            values[sums.total_column] = total
+        if sums.table == table:
+            values[sums.amount] = total
+    return [*before, LawfulRow(table, Actor(world.writer("insert", table), tenant), values)]
+
+
+def _parents(world: World, table: str) -> list[str]:
+    """The tenant-scoped tables that a row of this one names a row of."""
+    relation = world.catalog.tables[table]
+    named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
+    named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
+    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table]

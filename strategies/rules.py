@@ -1,0 +1,518 @@
+"""Sweeps of the contract's rules: each one kept, kept by a hair, and broken by a hair.
+
+A story is a workload about one rule. Whether each of its operations is to be accepted is not said
+here: the invariants know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from invariants.catalog import Catalog
+from invariants.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
+from invariants.operations import (
+    OPERATOR,
+    Actor,
+    Assignments,
+    Conflict,
+    Delete,
+    Insert,
+    Operation,
+    Refresh,
+    Select,
+    Statement,
+    Update,
+    Value,
+    ident,
+)
+from strategies.derived import codes
+from strategies.lawful import LawfulRow, inserting, lawful
+from strategies.world import World
+
+Story = Callable[[World], list[Operation]]
+Stories = Iterator[tuple[str, Story]]
+
+_TOTAL = 100
+
+
+def sums(contract: Contract, catalog: Catalog) -> Stories:
+    """Parts that add up to their total, that miss it by the tolerance, and by one more."""
+    del catalog
+    for rule in contract.sums:
+        for story in (_splits, _changes_of_parts, _removals_of_parts, _moves, _changes_of_total):
+            yield "", partial(story, rule=rule)
+
+
+def _parts(
+    world: World, rule: Sum, tenant: str, amounts: Sequence[int]
+) -> tuple[list[Operation], list[LawfulRow]]:
+    """The row with the total, and rows of one group with these amounts."""
+    *before, first = lawful(world, rule.table, tenant, _TOTAL)
+    keys = [k for i in world.contract.idempotency if i.table == rule.table for k in i.keys]
+    telling = [c for k in keys for c in k if c not in rule.group_by]
+    made = []
+    for number, amount in enumerate(amounts):
+        values = {**first.values, rule.amount: amount}
+        if number:
+            values[world.catalog.tables[rule.table].primary_key[0]] = world.new_id(rule.table)
+            for column in telling:
+                values[column] = _other_value(world, rule.table, column, values[column], number)
+        made.append(replace(first, values=values))
+    return [r.inserted() for r in before], made
+
+
+def _other_value(world: World, table: str, column: str, value: Value, number: int) -> Value:
+    if any((table, column) in t.used_by for t in world.contract.taxonomies):
+        known = codes(world, hostile=0)
+        return known[(known.index(str(value)) + number) % len(known)]
+    return f"{value}-{number}"
+
+
+def _together(rows: Sequence[LawfulRow]) -> Insert:
+    columns = tuple(dict.fromkeys(c for r in rows for c in r.values))
+    return Insert(rows[0].table, columns, tuple(tuple(r.values[c] for c in columns) for r in rows))
+
+
+def _key(world: World, row: LawfulRow) -> Assignments:
+    return tuple((c, row.values[c]) for c in world.catalog.tables[row.table].primary_key)
+
+
+def _splits(world: World, rule: Sum) -> list[Operation]:
+    tenant, hair = world.tenants[0], rule.tolerance
+    made: list[Operation] = []
+    for amounts in (
+        (60, 40),
+        (60, 40 - hair),
+        (60, 39 - hair),
+        (60, 40 + hair),
+        (60, 41 + hair),
+        (_TOTAL,),
+        (0,),
+    ):
+        for statements in (1, len(amounts)):
+            before, rows = _parts(world, rule, tenant, amounts)
+            together = [_together(rows)] if statements == 1 else [_together([r]) for r in rows]
+            made += [*before, Operation(rows[0].actor, tuple(together))]
+    return made
+
+
+def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
+    tenant, hair = world.tenants[0], rule.tolerance
+    before, rows = _parts(world, rule, tenant, (60, 40))
+    actor = _changing(world, "update", rows[1])
+
+    def change(row: LawfulRow, amount: int) -> Update:
+        return Update(rule.table, ((rule.amount, amount),), _key(world, row))
+
+    first, second = rows
+    single = [change(second, a) for a in (40 + hair, 41 + hair, 40 - hair, 39 - hair, 40)]
+    conflict = Conflict(tuple(c for c, _ in _key(world, second)), updates=(rule.amount,))
+    upsert = replace(
+        _together([replace(second, values={**second.values, rule.amount: 42 + hair})]),
+        conflict=conflict,
+    )
+    return [
+        *before,
+        Operation(rows[0].actor, (_together(rows),)),
+        *(Operation(actor, (s,)) for s in single),
+        Operation(actor, (upsert,)),
+        Operation(actor, (change(first, 50), change(second, 50))),
+        Operation(actor, (change(first, 0), change(second, 50))),
+    ]
+
+
+def _removals_of_parts(world: World, rule: Sum) -> list[Operation]:
+    tenant = world.tenants[0]
+    before, rows = _parts(world, rule, tenant, (60, 40))
+    actor = _changing(world, "delete", rows[0])
+    group = tuple((c, rows[0].values[c]) for c in rule.group_by)
+    return [
+        *before,
+        Operation(rows[0].actor, (_together(rows),)),
+        Operation(actor, (Delete(rule.table, _key(world, rows[1])),)),
+        Operation(actor, (Delete(rule.table, _key(world, rows[0])),)),
+        Operation(actor, tuple(Delete(rule.table, _key(world, r)) for r in rows)),
+        Operation(rows[0].actor, (_together(rows),)),
+        Operation(actor, (Delete(rule.table, group),)),
+    ]
+
+
+def _moves(world: World, rule: Sum) -> list[Operation]:
+    tenant = world.tenants[0]
+    made: list[Operation] = []
+    for column in rule.group_by:
+        before, rows = _parts(world, rule, tenant, (60, 40))
+        actor = _changing(world, "update", rows[0])
+        if column == rule.total_key:
+            *elsewhere, total = lawful(world, rule.total_table, tenant, _TOTAL)
+            made += [*(r.inserted() for r in elsewhere), total.inserted()]
+            value = _key(world, total)[0][1]
+        else:
+            value = f"{rows[0].values[column]}-other"
+        moves = tuple(Update(rule.table, ((column, value),), _key(world, r)) for r in rows)
+        made += [
+            *before,
+            Operation(rows[0].actor, (_together(rows),)),
+            Operation(actor, moves[:1]),
+            Operation(actor, moves[1:]),
+            Operation(actor, moves),
+        ]
+    return made
+
+
+def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
+    tenant, hair = world.tenants[0], rule.tolerance
+    before, rows = _parts(world, rule, tenant, (60, 40))
+    repairing = [
+        a.repaired_by
+        for a in world.contract.append_only
+        if a.table == rule.total_table and a.repaired_by
+    ] or [rows[0].actor.role]
+    where = ((_total_key(world, rule), rows[0].values[rule.total_key]),)
+    amounts = (_TOTAL + hair, _TOTAL + hair + 1, _TOTAL - hair, _TOTAL - hair - 1, 0, _TOTAL)
+    actor = Actor(repairing[0], tenant)
+    return [
+        *before,
+        Operation(rows[0].actor, (_together(rows),)),
+        *(
+            Operation(actor, (Update(rule.total_table, ((rule.total_column, a),), where),))
+            for a in amounts
+        ),
+        Operation(actor, (Delete(rule.total_table, where),)),
+    ]
+
+
+def _total_key(world: World, rule: Sum) -> str:
+    return world.catalog.tables[rule.total_table].primary_key[0]
+
+
+def _changing(world: World, verb: str, row: LawfulRow) -> Actor:
+    return Actor(world.writer(verb, row.table), row.actor.tenant)
+
+
+def ledgers(contract: Contract, catalog: Catalog) -> Stories:
+    """Postings and corrections: of the right amount and of a wrong one, once and twice."""
+    del catalog
+    for rule in contract.ledgers:
+        for story in (_postings, _sources_of_postings):
+            yield "", partial(story, rule=rule)
+        if rule.corrects:
+            for amounts in _CORRECTIONS:
+                yield "", partial(_corrections, rule=rule, amounts=amounts)
+            for story in (_strange_corrections, _repairs_of_corrections):
+                yield "", partial(story, rule=rule)
+
+
+_CORRECTIONS: Sequence[Sequence[tuple[int, ...]]] = (
+    ((-_TOTAL,), (-1,), (1,), (-1,), (-1,)),
+    ((-_TOTAL - 1,), (-60,), (-41,), (-40,), (-1,)),
+    ((-60, -41), (-60, -40), (0,)),
+    ((5,), (-_TOTAL - 6,), (-_TOTAL - 5,)),
+)
+
+
+def _posted(world: World, rule: Ledger, tenant: str) -> tuple[list[Operation], LawfulRow]:
+    *before, posting = lawful(world, rule.table, tenant, _TOTAL)
+    posting.values[rule.amount] = _TOTAL
+    return [r.inserted() for r in before], posting
+
+
+def _correcting(world: World, rule: Ledger, posting: LawfulRow, amount: int) -> LawfulRow:
+    assert rule.corrects is not None
+    key = world.catalog.tables[rule.table].primary_key[0]
+    values = {
+        **posting.values,
+        key: world.new_id(rule.table),
+        rule.amount: amount,
+        rule.corrects: posting.values[key],
+    }
+    return replace(posting, values=values)
+
+
+def _postings(world: World, rule: Ledger) -> list[Operation]:
+    tenant = world.tenants[0]
+    before, posting = _posted(world, rule, tenant)
+    key = world.catalog.tables[rule.table].primary_key[0]
+    again: dict[str, Value] = {key: world.new_id(rule.table)}
+    ignored = replace(_together([replace(posting, values={**posting.values, **again})]))
+    return [
+        *before,
+        posting.inserted(**{rule.amount: _TOTAL - 1}),
+        posting.inserted(**{rule.amount: _TOTAL + 1}),
+        posting.inserted(**{rule.posts: ident("nobody's", 1)}),
+        posting.inserted(),
+        posting.inserted(**again),
+        Operation(posting.actor, (replace(ignored, conflict=Conflict()),)),
+        posting.inserted(**{**again, rule.amount: 0}),
+    ]
+
+
+def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
+    """What is posted changes or goes: it must not."""
+    tenant = world.tenants[0]
+    before, posting = _posted(world, rule, tenant)
+    source = (
+        (
+            world.catalog.tables[rule.source_table].primary_key[0],
+            posting.values[rule.posts],
+        ),
+    )
+    role = world.writer("update", rule.source_table)
+    statements: list[Statement] = [
+        Update(rule.source_table, ((rule.source_amount, _TOTAL - 1),), source),
+        Update(rule.source_table, ((rule.source_amount, _TOTAL + 1),), source),
+        Delete(rule.source_table, source),
+        Delete(rule.source_table),
+    ]
+    return [
+        *before,
+        posting.inserted(),
+        *(Operation(Actor(role, tenant), (s,)) for s in statements),
+    ]
+
+
+def _corrections(world: World, rule: Ledger, amounts: Sequence[tuple[int, ...]]) -> list[Operation]:
+    tenant = world.tenants[0]
+    before, posting = _posted(world, rule, tenant)
+    made = [*before, posting.inserted()]
+    for parts in amounts:
+        rows = [_correcting(world, rule, posting, a) for a in parts]
+        made.append(Operation(posting.actor, tuple(_together([r]) for r in rows)))
+    return made
+
+
+def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
+    """Of a correction, of nothing, of another's posting, and by another tenant."""
+    tenant, other = world.tenants
+    before, posting = _posted(world, rule, tenant)
+    before_second, second = _posted(world, rule, tenant)
+    correction = _correcting(world, rule, posting, -10)
+    key = world.catalog.tables[rule.table].primary_key[0]
+    assert rule.corrects is not None
+
+    def strange(**changed: Value) -> Operation:
+        return correction.inserted(**{key: world.new_id(rule.table), **changed})
+
+    return [
+        *before,
+        *before_second,
+        strange(),
+        posting.inserted(),
+        second.inserted(),
+        correction.inserted(),
+        strange(**{rule.corrects: correction.values[key], rule.amount: 5}),
+        strange(**{rule.corrects: second.values[key], rule.amount: 5}),
+        strange(**{rule.corrects: ident("nobody's", 1)}),
+        strange(**dict[str, Value]({world.contract.tenancy.column: other, rule.amount: 5})),
+        Operation(
+            Actor(posting.actor.role, other),
+            (
+                _together(
+                    [
+                        replace(
+                            correction,
+                            values={
+                                **correction.values,
+                                key: world.new_id(rule.table),
+                                world.contract.tenancy.column: other,
+                            },
+                        )
+                    ]
+                ),
+            ),
+        ),
+    ]
+
+
+def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
+    tenant = world.tenants[0]
+    roles = [
+        a.repaired_by for a in world.contract.append_only if a.table == rule.table and a.repaired_by
+    ]
+    assert rule.corrects is not None
+    made: list[Operation] = []
+    for role in roles:
+        before, posting = _posted(world, rule, tenant)
+        before_second, second = _posted(world, rule, tenant)
+        correction = _correcting(world, rule, posting, -60)
+        last = _correcting(world, rule, posting, 0)
+        row, corrected = _key(world, correction), _key(world, posting)
+        repairs: list[Statement] = [
+            Update(rule.table, ((rule.amount, -_TOTAL),), row),
+            Update(rule.table, ((rule.amount, -_TOTAL - 1),), row),
+            Update(rule.table, ((rule.amount, _TOTAL - 1),), corrected),
+            Update(rule.table, ((rule.corrects, None),), row),
+            Update(rule.table, ((rule.corrects, second.values[corrected[0][0]]),), row),
+            Update(rule.table, ((rule.corrects, second.values[corrected[0][0]]),), corrected),
+            Update(rule.table, ((rule.posts, second.values[rule.posts]),), corrected),
+            Delete(rule.table, corrected),
+            Delete(rule.table, row),
+            Update(rule.table, ((rule.corrects, corrected[0][1]),), _key(world, second)),
+            Delete(rule.table, corrected),
+        ]
+        # A second correction keeps the first one from going where that takes the net below zero.
+        made += [
+            *before,
+            *before_second,
+            posting.inserted(),
+            second.inserted(),
+            correction.inserted(),
+            *(Operation(Actor(role, tenant), (s,)) for s in repairs[:8]),
+            last.inserted(**{rule.amount: 5}),
+            _correcting(world, rule, posting, -5).inserted(),
+            Operation(Actor(role, tenant), (Delete(rule.table, _key(world, last)),)),
+            *(Operation(Actor(role, tenant), (s,)) for s in repairs[8:]),
+        ]
+    return made
+
+
+def keys(contract: Contract, catalog: Catalog) -> Stories:
+    """The same message twice, by each key; the same key in another tenant; no key."""
+    for rule in contract.idempotency:
+        if rule.table in catalog.tables:
+            for position in range(len(rule.keys)):
+                yield "", partial(_deliveries, rule=rule, position=position)
+            yield "", partial(_keyless, rule=rule)
+
+
+def _with_key(world: World, rule: Idempotency, row: LawfulRow, position: int) -> LawfulRow:
+    """The row with the key of this position alone, where the others may be missing."""
+    relation = world.catalog.tables[rule.table]
+    values = dict(row.values)
+    for number, columns in enumerate(rule.keys):
+        for column in columns:
+            kept = number == position or any(column in rule.keys[p] for p in (position,))
+            if not kept and not relation.columns[column].not_null:
+                values.pop(column, None)
+            elif kept and values.get(column) is None:
+                values[column] = ident("key", world.next("key"))
+    return replace(row, values=values)
+
+
+def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operation]:
+    tenant, other = world.tenants
+    key = world.catalog.tables[rule.table].primary_key[0]
+    made: list[Operation] = []
+    rows: list[LawfulRow] = []
+    for owner in (tenant, other):
+        *before, row = lawful(world, rule.table, owner, _TOTAL)
+        row = _with_key(world, rule, row, position)
+        if rows:
+            # The same key in another tenant, where it is no reference.
+            relation = world.catalog.tables[rule.table]
+            for column in rule.keys[position]:
+                if relation.foreign_key_of(column) is None:
+                    row.values[column] = rows[0].values[column]
+        rows.append(row)
+        made += [r.inserted() for r in before]
+    for row in rows:
+        delivery = world.next("delivery")
+        for _ in range(3):
+            message = _together(
+                [replace(row, values={**row.values, key: world.new_id(rule.table)})]
+            )
+            made.append(Operation(row.actor, (replace(message, conflict=Conflict()),), delivery))
+        made.append(row.inserted(**{key: world.new_id(rule.table)}))
+    return [*made, *_other_keys(world, rule, rows[0], position)]
+
+
+def _other_keys(
+    world: World, rule: Idempotency, row: LawfulRow, position: int
+) -> Iterator[Operation]:
+    """The same key with an earlier one beside it, which then is the one that counts."""
+    key = world.catalog.tables[rule.table].primary_key[0]
+    columns = world.catalog.tables[rule.table].columns
+    for earlier in rule.keys[:position]:
+        for number in range(2):
+            told: dict[str, Value] = {
+                c: ident("earlier", number) if columns[c].type == "uuid" else f"earlier-{number}"
+                for c in earlier
+            }
+            yield row.inserted(**{key: world.new_id(rule.table)}, **told)
+
+
+def _keyless(world: World, rule: Idempotency) -> list[Operation]:
+    *before, row = lawful(world, rule.table, world.tenants[0])
+    relation = world.catalog.tables[rule.table]
+    named = {c for k in rule.keys for c in k if not relation.columns[c].not_null}
+    values = {c: v for c, v in row.values.items() if c not in named}
+    return [*(r.inserted() for r in before), inserting(row.actor, rule.table, values)]
+
+
+def taxonomies(contract: Contract, catalog: Catalog) -> Stories:
+    """Codes added, used, retired, renamed and removed."""
+    for rule in contract.taxonomies:
+        for table, column in rule.used_by:
+            if table in catalog.tables:
+                yield "", partial(_codes, rule=rule, table=table, column=column)
+
+
+def _codes(world: World, rule: Taxonomy, table: str, column: str) -> list[Operation]:
+    tenant = world.tenants[0]
+    (code,) = lawful(world, rule.table, "")
+    (unused,) = lawful(world, rule.table, "")
+    *before, row = lawful(world, table, tenant)
+    *before_unknown, unknown = lawful(world, table, tenant)
+    used = code.values[rule.code]
+
+    def maintained(statement: Statement) -> Operation:
+        return Operation(Actor(OPERATOR), (statement,))
+
+    def renamed(to: LawfulRow) -> Operation:
+        value = f"{to.values[rule.code]}_renamed"
+        return maintained(
+            Update(rule.table, ((rule.code, value),), ((rule.code, to.values[rule.code]),))
+        )
+
+    made = [
+        code.inserted(),
+        code.inserted(),
+        unused.inserted(),
+        *(r.inserted() for r in (*before, *before_unknown)),
+        row.inserted(**{column: used}),
+        unknown.inserted(**{column: "no_such_code"}),
+        maintained(Delete(rule.table, ((rule.code, used),))),
+        renamed(code),
+    ]
+    if rule.active:
+        made.append(maintained(Update(rule.table, ((rule.active, False),), ((rule.code, used),))))
+    return [
+        *made,
+        Operation(row.actor, (Select(table),)),
+        renamed(unused),
+        maintained(Delete(rule.table, ((rule.code, f"{unused.values[rule.code]}_renamed"),))),
+        maintained(Delete(rule.table)),
+    ]
+
+
+def erasures(contract: Contract, catalog: Catalog) -> Stories:
+    """A tenant with rows in every table removed, while another one has rows as well."""
+    del catalog
+    if contract.tenancy.erased_by:
+        yield "", _erasure
+
+
+def _erasure(world: World) -> list[Operation]:
+    contract = world.contract
+    made: list[Operation] = []
+    for tenant in world.tenants:
+        for table in contract.tenancy.tables:
+            made += [r.inserted() for r in lawful(world, table, tenant, _TOTAL)]
+        for rule in contract.ledgers:
+            if rule.corrects:
+                before, posting = _posted(world, rule, tenant)
+                correction = _correcting(world, rule, posting, -40)
+                made += [*before, posting.inserted(), correction.inserted()]
+    root = contract.tenancy.root
+    key = world.catalog.tables[root].primary_key[0]
+    assert contract.tenancy.erased_by is not None
+    return [
+        *made,
+        *(world.maintenance(Refresh(v)) for v in world.catalog.materialized_views),
+        *(
+            Operation(Actor(contract.tenancy.erased_by), (Delete(root, ((key, tenant),)),))
+            for tenant in world.tenants
+        ),
+    ]
