@@ -123,6 +123,9 @@ class Terminal:
                 f"\nall {len(report.invariants)} invariants held ({where}, {seconds})",
                 style="bold green",
             )
+        if not self.quiet:
+            for told in report.coverage.lines:
+                self.out.print(told, markup=False)
 
     def replayed(self, outcome: Replayed) -> None:
         """What came of one replay."""
@@ -166,8 +169,8 @@ class Terminal:
         line = Text(f"{event.name}: ").append(word, style=colour)
         if event.found:
             line.append(f", {len(event.found)} causes")
-        if event.error:
-            line.append(f": {event.error}")
+        if remark := event.error or event.note:
+            line.append(f": {remark}")
         if not self.quiet:
             self.out.print()
         self.out.print(line)
