@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from invariants.catalog import Catalog, Relation, Trigger, UniqueIndex
 from invariants.checks.base import Case
@@ -63,8 +63,7 @@ _NAMED_BY = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class Guard:
+class Guard(NamedTuple):
     """A catalog object that enforces something, by its kind, its relation and its name there."""
 
     kind: str
@@ -237,6 +236,7 @@ class Recorder:
         self._guards = frozenset(_expected(contract, catalog))
         self._refused: Counter[Guard] = Counter()
         self._passed: Counter[Guard] = Counter()
+        self._sent: Counter[tuple[str, str, frozenset[str]]] = Counter()
         self._kinds = Counter(dict.fromkeys(_kinds(contract, catalog), 0))
         self._roles = Counter(dict.fromkeys(contract.roles, 0))
         self._tables = Counter(dict.fromkeys(_written(contract, catalog), 0))
@@ -247,8 +247,15 @@ class Recorder:
     @property
     def coverage(self) -> Coverage:
         """What was met so far."""
+        passed = self._passed.copy()
+        for index in self._indexes.values():
+            for shape, count in index.shapes.items():
+                passed.update(dict.fromkeys(index.looking_at[shape], count))
+        for (role, relation, verbs), count in self._sent.items():
+            for verb in verbs:
+                passed[Guard(PRIVILEGE, relation, f"{role} {verb}")] += count
         return Coverage(
-            {g: Met(self._refused[g], self._passed[g]) for g in sorted(self._guards)},
+            {g: Met(self._refused[g], passed[g]) for g in sorted(self._guards)},
             dict(self._kinds),
             dict(self._roles),
             dict(self._tables),
@@ -259,6 +266,10 @@ class Recorder:
         index = self._indexes.get(id(case.catalog))
         if index is None:
             index = self._indexes[id(case.catalog)] = _Index(case.catalog)
+        root = self.contract.tenancy.root
+        for tenant in case.history.workload.tenants:
+            if row := case.history.initial.find(root, (tenant.id,)):
+                index.look_at(Change(root, None, row))
         for step in case.history.steps:
             role = step.operation.actor.role
             if role in self._roles:
@@ -277,15 +288,16 @@ class Recorder:
             if isinstance(statement, Truncate):
                 self._passed.update(index.truncated(statement.relation))
             if actor.role in self._roles and not case.history.workload.premise:
-                for verb in _verbs(statement):
-                    self._passed[Guard(PRIVILEGE, statement.relation, f"{actor.role} {verb}")] += 1
+                self._sent[actor.role, statement.relation, _verbs(statement)] += 1
         for change in step.changes:
             if change.after is not None and change.table in self._tables:
                 self._tables[change.table] += 1
-            self._passed.update(index.looked_at(change))
+            index.look_at(change)
         if actor.role in self._applications:
             for statement, answer in step.queries:
-                self._passed.update(_let_through(index, step, statement, answer.count or 0))
+                if answer.count:
+                    for policy in _let_through(index, step, statement):
+                        self._passed[policy] += 1
             # What is there before a later statement of the transaction is not known.
             if hiding := _hidden_by(case, index, step):
                 self._refused[hiding] += 1
@@ -330,6 +342,10 @@ class _Index:
         self.names = {b: n for n in catalog.relations if bare[b := n.rpartition(".")[2]] == 1}
         self._known = {g for r in catalog.tables.values() for g in _structural(r)}
         self._looking = {n: tuple(_looking(r)) for n, r in catalog.tables.items()}
+        # Committed changes by their shape, and the guards that look at one of that shape.
+        self.shapes: Counter[tuple[object, ...]] = Counter()
+        self.looking_at: dict[tuple[object, ...], tuple[Guard, ...]] = {}
+        self._policies: dict[tuple[str, frozenset[str]], Guard | None] = {}
 
     def constraint(self, error: ServerError) -> Guard | None:
         """The constraint, unique index or NOT NULL column that an error names."""
@@ -338,27 +354,48 @@ class _Index:
         guards = (Guard(kind, self.names.get(error.relation, ""), name) for kind in kinds)
         return next((g for g in guards if g in self._known), None)
 
-    def looked_at(self, change: Change) -> Iterator[Guard]:
-        """The guards that looked at a committed change."""
-        for guard, looks in self._looking.get(change.table, ()):
-            if looks(change):
-                yield guard
+    def look_at(self, change: Change) -> None:
+        """Count a committed change for the guards that looked at it."""
+        before, after = change.before, change.after
+        # Nothing else matters to any of them than which columns have a value, and which changed.
+        shape = (
+            change.table,
+            change.effect,
+            after and tuple([v is None for v in after.values.values()]),
+            before and after and tuple([v != after.get(c) for c, v in before.values.items()]),
+        )
+        if shape not in self.looking_at:
+            self.looking_at[shape] = tuple(
+                guard for guard, looks in self._looking.get(change.table, ()) if looks(change)
+            )
+        self.shapes[shape] += 1
 
-    def truncated(self, table: str) -> Iterator[Guard]:
+    def truncated(self, table: str) -> tuple[Guard, ...]:
         """The triggers that let a TRUNCATE pass."""
         relation = self.catalog.tables.get(table)
-        for trigger in relation.triggers if relation else ():
-            if trigger.enabled and not trigger.conditional and "TRUNCATE" in trigger.events:
-                yield Guard("trigger", table, trigger.name)
+        return tuple(
+            Guard("trigger", table, t.name)
+            for t in (relation.triggers if relation else ())
+            if t.enabled and not t.conditional and "TRUNCATE" in t.events
+        )
 
-    def policy(self, bare: str, name: str | None, verbs: Collection[str]) -> Guard | None:
+    def policy(self, bare: str, name: str | None, verbs: frozenset[str]) -> Guard | None:
         """The policy that says whether: the one named, or the only one there is for the verbs."""
         relation = self.catalog.tables.get(self.names.get(bare, ""))
         if relation is None or not relation.row_security:
             return None
         if name is not None:
             return Guard("policy", relation.name, name) if name in relation.policies else None
-        return _sole_policy(relation, verbs)
+        return self.sole_policy(relation, verbs)
+
+    def sole_policy(self, relation: Relation, verbs: frozenset[str]) -> Guard | None:
+        """The policy that applies to all of the verbs, when no other applies to one of them."""
+        key = relation.name, verbs
+        if key not in self._policies:
+            applying = [p for p, applies in relation.policy_verbs.items() if applies & verbs]
+            sole = len(applying) == 1 and verbs <= relation.policy_verbs[applying[0]]
+            self._policies[key] = Guard("policy", relation.name, applying[0]) if sole else None
+        return self._policies[key]
 
     def raising(self, error: ServerError, step: Step) -> Guard | None:
         """The trigger whose function raised, the innermost first; None when it may be another."""
@@ -374,11 +411,18 @@ class _Index:
             ]
             if not found:
                 continue
-            # The statement that was refused, then any, since constraint triggers may be deferred.
-            for some in ([step.failed_statement], statements):
+            # TRUNCATE fires those of the table it names first; constraint triggers may be deferred.
+            failed = step.failed_statement
+            named = [(t, g) for t, g in found if t == failed.relation]
+            truncating = isinstance(failed, Truncate)
+            for some, among in (
+                ([failed], named if truncating else []),
+                ([failed], found),
+                (statements, found),
+            ):
                 fitting = {
                     Guard("trigger", table, t.name)
-                    for table, t in found
+                    for table, t in among
                     if any(self._fires(s, table, t) for s in some)
                 }
                 if fitting:
@@ -501,15 +545,17 @@ def _fired_by(trigger: Trigger) -> Looks:
     return looks
 
 
-def _let_through(index: _Index, step: Step, statement: Statement, count: int) -> Iterator[Guard]:
+def _let_through(index: _Index, step: Step, statement: Statement) -> Iterator[Guard]:
+    """The policies that let a statement return or change rows."""
     relation = index.catalog.tables.get(statement.relation)
-    if not count or not _isolates(relation, step):
+    if relation is None or not _isolates(relation, step):
         return
-    assert relation is not None
     effects = {c.effect for c in step.changes if c.table == relation.name}
     for verb in _verbs(statement):
-        if (verb == "select" or verb in effects) and (sole := _sole_policy(relation, {verb})):
-            yield sole
+        if verb == "select" or verb in effects:
+            sole = index.sole_policy(relation, _ONE[verb])
+            if sole is not None:
+                yield sole
 
 
 def _hidden_by(case: Case, index: _Index, step: Step) -> Guard | None:
@@ -518,9 +564,10 @@ def _hidden_by(case: Case, index: _Index, step: Step) -> Guard | None:
     if not isinstance(statement, Select | Update | Delete) or not step.answers:
         return None
     relation = index.catalog.tables.get(statement.relation)
-    if not _isolates(relation, step) or not case.is_tenant_table(statement.relation):
+    if relation is None or not _isolates(relation, step):
         return None
-    assert relation is not None
+    if not case.is_tenant_table(statement.relation):
+        return None
     wanted = [
         r
         for r in step.before.records
@@ -529,28 +576,18 @@ def _hidden_by(case: Case, index: _Index, step: Step) -> Guard | None:
     foreign = sum(_is_foreign(case, r, step.operation.actor.tenant) for r in wanted)
     if not foreign or step.answers[0].count != len(wanted) - foreign:
         return None
-    return _sole_policy(relation, _verbs(statement))
+    return index.sole_policy(relation, _verbs(statement))
 
 
 def _is_foreign(case: Case, record: Record, tenant: str | None) -> bool:
     return case.tenant_of(record) != tenant
 
 
-def _isolates(relation: Relation | None, step: Step) -> bool:
+def _isolates(relation: Relation, step: Step) -> bool:
     """Whether the policies of a table bind the actor."""
-    return (
-        relation is not None
-        and relation.row_security
-        and (relation.row_security_forced or relation.owner != step.operation.actor.role)
+    return relation.row_security and (
+        relation.row_security_forced or relation.owner != step.operation.actor.role
     )
-
-
-def _sole_policy(relation: Relation, verbs: Collection[str]) -> Guard | None:
-    """The policy that applies to all of the verbs, when no other applies to one of them."""
-    applying = [p for p in relation.policies if relation.policy_verbs.get(p, set()) & set(verbs)]
-    if len(applying) != 1 or not set(verbs) <= relation.policy_verbs[applying[0]]:
-        return None
-    return Guard("policy", relation.name, applying[0])
 
 
 def _verbs(statement: Statement) -> frozenset[str]:
@@ -561,16 +598,18 @@ def _verbs(statement: Statement) -> frozenset[str]:
         case Copy():
             return _INSERT
         case Merge(updates=updates):
-            return _UPSERT | _SELECT if updates else _INSERT | _SELECT
+            return _MERGE | _UPSERT if updates else _MERGE
         case Update(where=where) | Delete(where=where):
-            return frozenset((statement.kind, "select")) if where else frozenset((statement.kind,))
+            return _FOUND[statement.kind] if where else _ONE[statement.kind]
         case Select() | Truncate():
-            return frozenset((statement.kind,))
+            return _ONE[statement.kind]
     return frozenset()
 
 
-_SELECT, _INSERT = frozenset(("select",)), frozenset(("insert",))
-_UPSERT = frozenset(("insert", "update"))
+_ONE = {verb: frozenset((verb,)) for verb in VERBS}
+_FOUND = {verb: frozenset((verb, "select")) for verb in VERBS}
+_INSERT, _UPSERT = _ONE["insert"], frozenset(("insert", "update"))
+_MERGE = frozenset(("insert", "select"))
 
 
 def _promised(contract: Contract, role: str, verb: str, relation: str) -> bool:
