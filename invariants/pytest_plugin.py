@@ -86,6 +86,8 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
             fuzzer.stop_soon(fault, request.session)
         else:
             fuzzer.stop(fault, request.session)
+    if finished.note:
+        pytest.skip(finished.note)
     if finished.status == "error":
         reasons = [f"{f.signature}: failed once, not again\n{f.text}" for f in finished.flaky]
         reasons += [finished.error] if finished.error else []
