@@ -73,7 +73,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Trigger:
-    """A user trigger: when it fires and the function it calls."""
+    """A user trigger: when it fires and the function it calls.
+
+    `columns` are those of UPDATE OF, none for all; `conditional` when it has a WHEN.
+    """
 
     name: str
     function: str
@@ -81,6 +84,8 @@ class Trigger:
     timing: str
     for_each_row: bool
     enabled: bool
+    columns: frozenset[str] = frozenset()
+    conditional: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ class Relation:
     checks: tuple[Check, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     policies: tuple[str, ...] = ()
+    # For each policy the verbs it applies to.
+    policy_verbs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    exclusions: tuple[Check, ...] = ()
     row_security: bool = False
     row_security_forced: bool = False
 
@@ -193,7 +201,7 @@ SELECT k.conrelid AS rel, k.conname AS name, k.contype::text AS kind,
        k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update,
        pg_get_constraintdef(k.oid) AS definition
 FROM pg_constraint k
-WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c') AND k.conparentid = 0
+WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c', 'x') AND k.conparentid = 0
 ORDER BY k.conrelid, k.conname
 """
 
@@ -209,14 +217,17 @@ WHERE i.indisunique AND i.indrelid = ANY(%s) ORDER BY i.indrelid, c.relname
 
 _TRIGGERS = """
 SELECT t.tgrelid AS rel, t.tgname AS name, p.proname AS function, t.tgtype::int AS type,
-       t.tgenabled::text <> 'D' AS enabled
+       t.tgenabled::text <> 'D' AS enabled, t.tgqual IS NOT NULL AS conditional,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+             WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr::int2[])) AS columns
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE NOT t.tgisinternal AND t.tgrelid = ANY(%s) ORDER BY t.tgrelid, t.tgname
 """
 
-_POLICIES = (
-    "SELECT polrelid AS rel, polname AS name FROM pg_policy WHERE polrelid = ANY(%s) ORDER BY 1, 2"
-)
+_POLICIES = """
+SELECT polrelid AS rel, polname AS name, polcmd::text AS command
+FROM pg_policy WHERE polrelid = ANY(%s) ORDER BY 1, 2
+"""
 
 # Set-returning or plain functions that can be called without arguments: a way to read data.
 _FUNCTIONS = """
@@ -235,6 +246,7 @@ FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 
 _ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+_COMMANDS = {"r": "select", "a": "insert", "w": "update", "d": "delete"}
 _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
 
 
@@ -275,13 +287,16 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
                 for k in rows
                 if k["kind"] == "f" and k["target"] in names
             ),
-            checks=tuple(
-                Check(k["name"], tuple(k["columns"]), k["definition"])
-                for k in rows
-                if k["kind"] == "c"
-            ),
+            checks=tuple(_check(k) for k in rows if k["kind"] == "c"),
             triggers=tuple(_trigger(t) for t in triggers[oid]),
             policies=tuple(p["name"] for p in policies[oid]),
+            policy_verbs={
+                p["name"]: frozenset(
+                    _COMMANDS.values() if p["command"] == "*" else [_COMMANDS[p["command"]]]
+                )
+                for p in policies[oid]
+            },
+            exclusions=tuple(_check(k) for k in rows if k["kind"] == "x"),
             row_security=relation["rls"],
             row_security_forced=relation["forced"],
         )
@@ -309,6 +324,10 @@ def _column(row: dict[str, Any]) -> Column:
     )
 
 
+def _check(row: dict[str, Any]) -> Check:
+    return Check(row["name"], tuple(row["columns"]), row["definition"])
+
+
 def _foreign_key(table: str, row: dict[str, Any], target: str) -> ForeignKey:
     return ForeignKey(
         name=row["name"],
@@ -331,4 +350,6 @@ def _trigger(row: dict[str, Any]) -> Trigger:
         timing=timing,
         for_each_row=bool(bits & 1),
         enabled=row["enabled"],
+        columns=frozenset(row["columns"]),
+        conditional=row["conditional"],
     )

@@ -18,6 +18,7 @@ from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
+from invariants import interrupts
 from invariants.checks.base import Case, Invariant
 from invariants.contract import Contract
 from invariants.counterexample import (
@@ -28,6 +29,7 @@ from invariants.counterexample import (
     save_json,
     write,
 )
+from invariants.coverage import Coverage, Recorder
 from invariants.environment import Environment
 from invariants.errors import InfrastructureError, InvariantsError, UsageError
 from invariants.events import (
@@ -41,7 +43,7 @@ from invariants.events import (
 )
 from invariants.judge import Judge, Pending, by_signature, failing_with
 from invariants.narrate import narrate
-from invariants.operations import Insert, Workload
+from invariants.operations import Workload
 from invariants.reduce import reduce
 
 _TICK_SECONDS = 0.2
@@ -95,7 +97,8 @@ class _Tally:
     started: float = field(default_factory=time.monotonic)
     examples: int = 0
     told: float = 0.0
-    written: set[str] = field(default_factory=set)
+    examined: int = 0
+    recorder: Recorder | None = None
     found: list[Found] = field(default_factory=list)
     flaky: list[Flaky] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
@@ -103,6 +106,16 @@ class _Tally:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    @property
+    def coverage(self) -> Coverage:
+        return self.recorder.coverage if self.recorder else Coverage()
+
+    def observe(self, invariant: Invariant, case: Case) -> None:
+        """Count what a case met, and what the check looked at in it."""
+        if self.recorder:
+            self.recorder.observe(case)
+        self.examined += invariant.examined(case)
 
 
 class Explorer:
@@ -112,6 +125,7 @@ class Explorer:
         self.environment, self.listener = environment, listener
         self.judge = Judge(environment, contract)
         self.contract = self.judge.contract
+        self._interruptible: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         """Drop the scratch databases."""
@@ -126,17 +140,27 @@ class Explorer:
 
         When the server goes away what was found so far is reported, with the fault beside it.
         """
+        with interrupts.insistent() as self._interruptible:
+            return self._explore(invariant, search)
+
+    def _explore(self, invariant: Invariant, search: Search) -> InvariantFinished:
         import strategies
 
         self.listener(InvariantStarted(invariant.name, invariant.promise, search.examples))
         fault: str | None = None
         tally = _Tally(operations_before=self.judge.operations)
+        note: str | None = None
         try:
             strategies.check(self.contract, self.judge.catalog)
-            self._search(invariant, search, tally)
+            tally.recorder = Recorder(self.contract, self.judge.catalog)
+            note = invariant.unruled(self.contract, self.judge.catalog)
+            if note is None:
+                self._search(invariant, search, tally)
         except InfrastructureError as gone:
             fault = str(gone)
-        error = fault or (None if tally.found else self._unwritten(tally))
+        error = fault or (
+            None if tally.found else _unexamined(invariant, tally) or self._unwritten(tally)
+        )
         status: Status = "violated" if tally.found else "error" if tally.flaky or error else "held"
         finished = InvariantFinished(
             name=invariant.name,
@@ -148,6 +172,9 @@ class Explorer:
             flaky=tuple(tally.flaky),
             error=error,
             fault=fault,
+            examined=tally.examined,
+            note=note and f"nothing to examine: {note}",
+            coverage=tally.coverage,
         )
         self.listener(finished)
         return finished
@@ -179,7 +206,7 @@ class Explorer:
             tally.examples += 1
             self._tell(invariant, search, tally, "searching")
             case, violations = self.judge.violations(invariant, workload)
-            tally.written |= _inserted(case)
+            tally.observe(invariant, case)
             for signature in by_signature(violations):
                 self._pursue(invariant, search, tally, case, signature)
 
@@ -204,7 +231,7 @@ class Explorer:
 
         def look() -> None:
             case, violations = self.judge.decide(begun.pop(0))
-            tally.written |= _inserted(case)
+            tally.observe(invariant, case)
             if new := tuple(s for s in by_signature(violations) if s not in tally.known):
                 seen.append(_New(case, new))
 
@@ -251,6 +278,7 @@ class Explorer:
                 # Kept by another version, or by nobody: it is no example of ours.
                 continue
             case, violations = self.judge.violations(invariant, kept.workload)
+            tally.observe(invariant, case)
             for signature in by_signature(violations):
                 self._pursue(invariant, search, tally, case, signature)
 
@@ -332,7 +360,8 @@ class Explorer:
             for t in self.contract.tenancy.tables
             if any(self.contract.may(r, "insert", t) for r in self.contract.application_roles)
         ]
-        missing = [t for t in insertable if t not in tally.written]
+        unwritten = tally.coverage.tables_never_written
+        missing = [t for t in insertable if t in unwritten]
         if not missing:
             return None
         return (
@@ -346,6 +375,7 @@ class Explorer:
         return search.seconds is not None and tally.seconds >= search.seconds
 
     def _tell(self, invariant: Invariant, search: Search, tally: _Tally, doing: Any) -> None:
+        self._interruptible()
         now = time.monotonic()
         if now - tally.told < _TICK_SECONDS:
             return
@@ -374,14 +404,14 @@ def _derived(seed: int, name: str, round_: int) -> int:
     )
 
 
-def _inserted(case: Case) -> set[str]:
-    return {
-        c.table
-        for step in case.history.steps
-        if any(isinstance(s, Insert) for s in step.operation.statements)
-        for c in step.changes
-        if c.effect == "insert"
-    }
+def _unexamined(invariant: Invariant, tally: _Tally) -> str | None:
+    """A check that had nothing to look at proves nothing."""
+    if tally.examined or not tally.examples:
+        return None
+    return (
+        f"nothing was examined: none of {tally.examples:,} workloads had {invariant.examines}; "
+        "raise --max-examples, or write a strategy that makes one (docs/extending.md)"
+    )
 
 
 def _told(case: Case) -> str:

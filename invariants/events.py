@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from invariants.counterexample import Counterexample, Saved
+from invariants.coverage import Coverage
 
 Status = Literal["held", "violated", "error"]
 
@@ -57,7 +58,8 @@ class InvariantFinished:
     """What came of one invariant. `operations` counts every one executed, reduction included.
 
     `error` says why it could not be judged; `fault` is the failure of the server or the disk that
-    ended the search, and says nothing about the invariant.
+    ended the search, and says nothing about the invariant. `examined` counts the facts that could
+    have been a violation; `note` says why there was nothing to search for, where that is in order.
     """
 
     name: str
@@ -69,6 +71,9 @@ class InvariantFinished:
     flaky: tuple[Flaky, ...] = ()
     error: str | None = None
     fault: str | None = None
+    examined: int = 0
+    note: str | None = None
+    coverage: Coverage = field(default_factory=Coverage)
 
 
 Event = InvariantStarted | Progress | Found | Flaky | InvariantFinished

@@ -33,6 +33,7 @@ FIXTURE = "verdict"
 # Keys under which controller and worker tell each other things.
 _FROM_CONTROLLER = "invariants"
 _FROM_WORKER = "invariants_stopped"
+_COVERAGE = "invariants_coverage"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
             fuzzer.stop_soon(fault, request.session)
         else:
             fuzzer.stop(fault, request.session)
+    if finished.note:
+        pytest.skip(finished.note)
     if finished.status == "error":
         reasons = [f"{f.signature}: failed once, not again\n{f.text}" for f in finished.flaky]
         reasons += [finished.error] if finished.error else []
@@ -99,6 +102,8 @@ class Fuzzer:
     config: pytest.Config
     # What pytest is to return, when the session was ended by an error.
     exit_status: int | None = None
+    # What the searches met, as plain JSON values: one for each search or worker.
+    met: list[dict[str, Any]] = field(default_factory=list)
     _resources: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
@@ -132,7 +137,19 @@ class Fuzzer:
 
         (invariant,) = chosen([name])
         share = self.options.seconds * invariant.share / sum(i.share for i in chosen(among))
-        return self._explorer.explore(invariant, search_for(self.options, self.seed, share))
+        finished = self._explorer.explore(invariant, search_for(self.options, self.seed, share))
+        self.met.append(finished.coverage.to_json())
+        if self._is_worker:
+            self.config.workeroutput[_COVERAGE] = self.met  # type: ignore[attr-defined]
+        return finished
+
+    def coverage_lines(self) -> Sequence[str]:
+        """What all searches of the session met, for people; none when there were none."""
+        if not self.met:
+            return ()
+        from invariants.coverage import Coverage
+
+        return Coverage.merged(Coverage.from_json(met) for met in self.met).lines
 
     def handover(self) -> dict[str, Any]:
         """What a worker needs to use this process's environment."""
@@ -256,6 +273,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = exit_status
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which guards the searches met."""
+    if lines := config.stash[_FUZZER].coverage_lines():
+        terminalreporter.section("invariants: coverage")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 class _Controller:
     """Hooks of pytest-xdist's controller: it owns the environment that the workers use."""
 
@@ -273,8 +300,10 @@ class _Controller:
             self.fuzzer.stop(error)
 
     def pytest_testnodedown(self, node: Any) -> None:
-        """Note with which exit status a worker ends the session."""
-        status = getattr(node, "workeroutput", {}).get(_FROM_WORKER)
+        """Note what a worker met, and with which exit status it ends the session."""
+        output = getattr(node, "workeroutput", {})
+        self.fuzzer.met += output.get(_COVERAGE, [])
+        status = output.get(_FROM_WORKER)
         if status is not None:
             self.fuzzer.exit_status = status
 

@@ -31,11 +31,14 @@ def report_to_json(report: Report) -> dict[str, Any]:
                 "operations": i.operations,
                 "seconds": round(i.seconds, 3),
                 "error": i.error,
+                "examined": i.examined,
+                "note": i.note,
                 "counterexamples": [_found(f) for f in i.found],
                 "flaky": [{"signature": f.signature, "files": list(f.saved)} for f in i.flaky],
             }
             for i in report.invariants
         ],
+        "coverage": report.coverage.to_json(),
     }
 
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from invariants.checks import INVARIANTS, Invariant, chosen
 from invariants.contract import Contract, load
 from invariants.counterexample import Kept, counterexample, ensure_writable
+from invariants.coverage import Coverage
 from invariants.engine import Explorer, Search
 from invariants.environment import Environment, open_environment
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
@@ -35,6 +37,11 @@ class Report:
     profile: str
     seconds: float
     invariants: tuple[InvariantFinished, ...]
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What all searches together met."""
+        return Coverage.merged(i.coverage for i in self.invariants)
 
     @property
     def fault(self) -> str | None:

@@ -20,6 +20,8 @@ from invariants.mutants.score import Score
 from invariants.run import Replayed, Report
 
 _MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
+# The contract says nothing that such an invariant could check.
+_NO_RULE = ("no rule", "dim")
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -98,7 +100,7 @@ class Terminal:
                 column, justify="left" if column in ("invariant", "verdict") else "right"
             )
         for i in report.invariants:
-            word, colour = _MARKS[i.status]
+            word, colour = _NO_RULE if i.note else _MARKS[i.status]
             table.add_row(
                 i.name,
                 Text(word, colour),
@@ -127,10 +129,14 @@ class Terminal:
                 f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow"
             )
         else:
+            judged = [i for i in report.invariants if not i.note]
             self.out.print(
-                f"\nall {len(report.invariants)} invariants held ({where}, {seconds})",
+                f"\nall {len(judged)} invariants held ({where}, {seconds})",
                 style="bold green",
             )
+        if not self.quiet:
+            for told in report.coverage.lines:
+                self.out.print(told, markup=False)
 
     def replayed(self, outcome: Replayed) -> None:
         """What came of one replay."""
@@ -223,12 +229,12 @@ class Terminal:
             self._status.start()
 
     def _finished(self, event: InvariantFinished) -> None:
-        word, colour = _MARKS[event.status]
+        word, colour = _NO_RULE if event.note else _MARKS[event.status]
         line = Text(f"{event.name}: ").append(word, style=colour)
         if event.found:
             line.append(f", {len(event.found)} causes")
-        if event.error:
-            line.append(f": {event.error}")
+        if remark := event.error or event.note:
+            line.append(f": {remark}")
         if not self.quiet:
             self.out.print()
         self.out.print(line)

@@ -343,6 +343,13 @@ def test_the_json_report(tmp_path: Path) -> None:
         "profile": "dev",
         "seconds": float,
         "invariants": list,
+        "coverage": {
+            "guards": list,
+            "never_met": list,
+            "kinds_never_accepted": list,
+            "roles_never_acting": list,
+            "tables_never_written": list,
+        },
     }
     assert_shape(document, shape)
     names = [i["name"] for i in document["invariants"]]

@@ -173,6 +173,31 @@ def test_what_was_not_judged_is_an_error_and_not_a_failure(session: Session) -> 
     result.stdout.fnmatch_lines(["*taxonomy not judged*", "*nothing learned*"])
 
 
+def test_an_invariant_without_a_rule_is_skipped_with_the_reason(session: Session) -> None:
+    session.replace_engine(
+        'return InvariantFinished(invariant.name, "held", 0, 0, 0.1, (), note="no [[ledger]]")'
+    )
+    result = session.run("-k", "ledger", "-rs")
+    assert result.ret == 0
+    result.assert_outcomes(skipped=1, deselected=8)
+    result.stdout.fnmatch_lines(["*no [[][[]ledger]]*"])
+
+
+def test_what_was_met_is_told_once_and_merged_from_workers(session: Session) -> None:
+    def told(*workers: str) -> list[str]:
+        arguments = ("--invariants-max-examples=40", "--invariants-seed=1")
+        result = session.run(*workers, *arguments, "-k", "taxonomy or ledger")
+        result.assert_outcomes(passed=2)
+        lines = result.outlines
+        start = next(n for n, line in enumerate(lines) if "= invariants: coverage =" in line)
+        assert sum(line.startswith("guards: ") for line in lines) == 1
+        return [line for line in lines[start + 1 : -1] if line]
+
+    alone = told()
+    assert alone[0].startswith("guards: ")
+    assert told("-n", "2") == alone
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [

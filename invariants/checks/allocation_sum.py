@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invariants import sql
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
-from invariants.contract import Sum
+from invariants.contract import Contract, Sum
 from invariants.history import Record, State, Step
 
 # Tenant and the values of the `group_by` columns.
@@ -20,6 +21,7 @@ class AllocationSum(Invariant):
 
     name = "allocation-sum"
     promise = "Allocations add up to the event's revenue, within the tolerance, after every commit."
+    examines = "a change to rows that must add up"
     sweeps = ("sums",)
     focus = {
         "ingest": 8,
@@ -43,6 +45,20 @@ class AllocationSum(Invariant):
                     after = imbalance(case, rule, step.after, group)
                     if after is not None and before is None:
                         yield self._violation(case, rule, step, group, after)
+
+    def examined(self, case: Case) -> int:
+        """Groups with rows that an operation touched."""
+        return sum(
+            any(group_of(case, rule, r) == group for r in step.after.rows(rule.table))
+            for rule in case.contract.sums
+            for step in case.history.steps
+            for group in _touched(case, rule, step)
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.sums else "the contract has no [[sums]]"
 
     def _violation(
         self, case: Case, rule: Sum, step: Step, group: Group, amounts: tuple[int, Any]

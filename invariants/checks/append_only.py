@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from invariants import premises
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     COMPARABLE,
@@ -23,6 +24,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.contract import Contract
 from invariants.history import Change, Record, Step
 from invariants.operations import OPERATOR, Delete, Truncate, Update
 
@@ -32,6 +34,7 @@ class AppendOnly(Invariant):
 
     name = "append-only"
     promise = "A committed row of an append-only table stays as it is; a repair takes effect."
+    examines = "a write by an application role while an append-only table has rows, or a repair"
     premises = (premises.GRANTED, premises.UNTRIGGERED)
     sweeps = ("layers",)
     share = 6
@@ -61,6 +64,30 @@ class AppendOnly(Invariant):
                     for change in step.changes:
                         if change.table == rule.table and change.before is not None:
                             yield self._lost(case, step, change)
+
+    def examined(self, case: Case) -> int:
+        """Writes while rows are there that must stay, and repairs that found a row."""
+        count = 0
+        for step in case.history.steps:
+            role = step.operation.actor.role
+            if step.operation.reads_only or role in (OPERATOR, case.contract.tenancy.erased_by):
+                continue
+            kept = {r.table for r in step.before.records}
+            for rule in case.contract.append_only:
+                count += role != rule.repaired_by and rule.table in kept
+        return count + sum(
+            any(_aimed_at(case, step, statement))
+            for step in case.history.steps
+            for rule in case.contract.append_only
+            if step.committed and step.operation.actor.role == rule.repaired_by
+            for statement in step.operation.statements[:1]
+            if isinstance(statement, Update | Delete) and statement.relation == rule.table
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.append_only else "the contract has no [[append_only]]"
 
     def _lost(self, case: Case, step: Step, change: Change) -> Violation:
         actor = step.operation.actor

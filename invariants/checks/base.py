@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from invariants import sql
+from invariants import model, sql
 from invariants.catalog import Catalog
 from invariants.contract import Contract
 from invariants.history import Change, History, Record, Step
@@ -77,6 +77,17 @@ class Case:
     catalog: Catalog
     history: History
     worlds: Mapping[str, History] = field(default_factory=dict)
+    _predictions: dict[int, model.Prediction | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def predicted(self, step: Step) -> model.Prediction | None:
+        """What the contract says must come of a step; None where it is silent."""
+        if step.index not in self._predictions:
+            self._predictions[step.index] = model.predict(
+                self.contract, self.catalog, step.before, step.operation
+            )
+        return self._predictions[step.index]
 
     def tenant_of(self, record: Record) -> str | None:
         """The tenant a row belongs to; None for a table that is nobody's."""
@@ -100,6 +111,8 @@ class Invariant(ABC):
 
     name: ClassVar[str]
     promise: ClassVar[str]
+    # What `examined` counts, as in "none had ... to look at".
+    examines: ClassVar[str]
     # Weights of operation strategies by name; those not named keep their own weight.
     focus: ClassVar[Mapping[str, int]] = {}
     # Altered schemas to try besides the migrated one.
@@ -119,6 +132,15 @@ class Invariant(ABC):
     @abstractmethod
     def check(self, case: Case) -> Iterator[Violation]:
         """All violations of this invariant in the case."""
+
+    @abstractmethod
+    def examined(self, case: Case) -> int:
+        """How many facts of the case the check looked at that could have been a violation."""
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """What the contract lacks for this invariant to say anything; None when it has it."""
+        del contract, catalog
+        return None
 
     def signature(self, kind: str, relation: str, guard: str) -> Signature:
         """A signature of this invariant."""

@@ -22,7 +22,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.history import Record, Step
+from invariants.history import Record, State, Step
 from invariants.operations import (
     OPERATOR,
     Call,
@@ -51,6 +51,7 @@ class CrossTenant(Invariant):
 
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
+    examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = ("writes", "leaks")
     share = 8
@@ -86,6 +87,19 @@ class CrossTenant(Invariant):
             and actor.tenant is not None
             and all(s.relation in case.contract.tenancy.tables for s in step.operation.statements)
         )
+
+    def examined(self, case: Case) -> int:
+        """Operations of application roles while a tenant other than theirs has rows."""
+        tables = frozenset(case.contract.tenancy.tables)
+        owners: dict[State, set[str | None]] = {}
+        count = 0
+        for step in case.history.steps:
+            if case.is_application(step):
+                if step.before not in owners:
+                    rows = (r for r in step.before.records if r.table in tables)
+                    owners[step.before] = {case.tenant_of(r) for r in rows}
+                count += bool(owners[step.before] - {step.operation.actor.tenant})
+        return count
 
     def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
         actor = step.operation.actor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from invariants import sql
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     COMPARABLE,
@@ -17,7 +18,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Idempotency
+from invariants.contract import Contract, Idempotency
 from invariants.history import Change, Record, Step
 from invariants.operations import Insert, Value
 
@@ -32,6 +33,7 @@ class IdempotentIngest(Invariant):
     promise = (
         "Sending an ingest again, at any later point, leaves one row, the first, and no error."
     )
+    examines = "a message that was delivered again"
     sweeps = ("keys",)
     focus = {
         "ingest": 16,
@@ -71,6 +73,25 @@ class IdempotentIngest(Invariant):
                 yield self._refused(case, earlier, step)
             for change in step.changes:
                 yield self._changed(case, earlier, step, change)
+
+    def examined(self, case: Case) -> int:
+        """Deliveries of a message whose first delivery is still there."""
+        first: dict[tuple[object, int], Step] = {}
+        count = 0
+        for step in case.history.steps:
+            if step.operation.delivery is None:
+                continue
+            message = (step.operation.actor.tenant, step.operation.delivery)
+            if message in first:
+                count += _still_there(case, first[message], step)
+            elif step.committed and any(c.effect == "insert" for c in step.changes):
+                first[message] = step
+        return count
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.idempotency else "the contract has no [[idempotency]]"
 
     def _refused(self, case: Case, earlier: Step, step: Step) -> Violation:
         assert step.error is not None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from invariants import sql
+from invariants.catalog import Catalog
 from invariants.checks.base import (
     Case,
     Condition,
@@ -17,7 +18,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Ledger
+from invariants.contract import Contract, Ledger
 from invariants.history import Record, State, Step
 
 
@@ -39,6 +40,7 @@ class LedgerAddsUp(Invariant):
         "A posting carries its allocation's amount, once; corrections name their posting and never "
         "take it below zero; every row traces to rows of its own tenant."
     )
+    examines = "a row of the ledger"
     sweeps = ("ledgers",)
     share = 4
     focus = {
@@ -68,6 +70,20 @@ class LedgerAddsUp(Invariant):
                     for fault in _faults(case, rule, step.after, row):
                         if fault.name not in known:
                             yield self._violation(case, rule, step, row, fault)
+
+    def examined(self, case: Case) -> int:
+        """Ledger rows, after each operation that changed a row."""
+        return sum(
+            len(step.after.rows(rule.table))
+            for rule in case.contract.ledgers
+            for step in case.history.steps
+            if step.changes
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.ledgers else "the contract has no [[ledger]]"
 
     def _violation(
         self, case: Case, rule: Ledger, step: Step, row: Record, fault: _Fault

@@ -47,6 +47,7 @@ class Liveness(Invariant):
         "What the contract permits is accepted, with the effect it promises and no other; "
         "what it does not permit is refused."
     )
+    examines = "an operation of which the contract says what must come"
     sweeps = (
         "permitted",
         "sums",
@@ -73,7 +74,7 @@ class Liveness(Invariant):
     def check(self, case: Case) -> Iterator[Violation]:
         """Compare every operation with what the model of the contract predicts."""
         for step in case.history.steps:
-            prediction = model.predict(case.contract, case.catalog, step.before, step.operation)
+            prediction = case.predicted(step)
             if prediction is None:
                 continue
             if step.error is not None:
@@ -87,6 +88,11 @@ class Liveness(Invariant):
                 yield from self._unread(case, step, prediction)
                 for amiss in model.disagreements(prediction, case.catalog, case.contract, step):
                     yield self._otherwise(case, step, amiss)
+
+    def examined(self, case: Case) -> int:
+        """Operations with a prediction that can be wrong."""
+        predictions = (case.predicted(step) for step in case.history.steps)
+        return sum(p is not None and p.commits is not None for p in predictions)
 
     def _accepted(self, step: Step, prediction: model.Prediction) -> Violation:
         statement = step.operation.statements[prediction.position]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from invariants import model, sql
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     Case,
@@ -16,7 +17,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Pii
+from invariants.contract import Contract, Pii
 from invariants.history import Change, Step
 
 
@@ -25,6 +26,7 @@ class PiiKeptOut(Invariant):
 
     name = "pii"
     promise = "No key that names personal data is stored, at any depth; what is none is accepted."
+    examines = "a document"
     focus = {
         "ingest": 16,
         "misread": 16,
@@ -56,6 +58,24 @@ class PiiKeptOut(Invariant):
                         yield from self._stored(case, pii, step, change, column)
             if step.error is not None:
                 yield from self._refused(case, pii, step)
+
+    def examined(self, case: Case) -> int:
+        """Documents that were stored."""
+        columns = case.contract.pii.columns if case.contract.pii else ()
+        return sum(
+            change.table == table
+            and change.after is not None
+            and change.after[column] is not None
+            and (change.before is None or change.before[column] != change.after[column])
+            for step in case.history.steps
+            for change in step.changes
+            for table, column in columns
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.pii and contract.pii.columns else "the contract has no [pii]"
 
     def _stored(
         self, case: Case, pii: Pii, step: Step, change: Change, column: str

@@ -9,9 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from invariants import sql
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
-from invariants.contract import ReadColumn, ReadPath
+from invariants.contract import Contract, ReadColumn, ReadPath
 from invariants.history import Record, State, Step
 from invariants.operations import Refresh, Select
 from invariants.wire import Answer
@@ -33,6 +34,7 @@ class ReadPathTrue(Invariant):
         "What a tenant reads through the API's views is what its rows were at the last refresh, in "
         "the columns and types of the API; a refresh never fails."
     )
+    examines = "a read through a view of the API"
     share = 6
     readings_percent = 25
     focus = {
@@ -70,6 +72,25 @@ class ReadPathTrue(Invariant):
                         yield wrong
                         return
                     yield from self._misread(case, step, path, answer, filled[path.filled_by])
+
+    def examined(self, case: Case) -> int:
+        """Reads of a read path; refreshes, where the contract has none yet."""
+        views = {path.view for path in case.contract.read_paths}
+        if not views:
+            return sum(
+                isinstance(step.operation.statements[0], Refresh) for step in case.history.steps
+            )
+        return sum(
+            isinstance(statement, Select) and statement.relation in views and not statement.where
+            for step in case.history.steps
+            if case.is_application(step)
+            for statement, _ in step.queries
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without views to read or to refresh there is nothing to check."""
+        there = contract.read_paths or catalog.materialized_views
+        return None if there else "the contract has no [[read_path]]"
 
     def _unrefreshed(self, case: Case, step: Step) -> Violation:
         error, statement = step.error, step.failed_statement

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from invariants import sql
+from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     Case,
@@ -19,7 +20,7 @@ from invariants.checks.base import (
     changed_proof,
     shown,
 )
-from invariants.contract import Taxonomy
+from invariants.contract import Contract, Taxonomy
 from invariants.errors import UsageError
 from invariants.history import Step
 
@@ -29,6 +30,7 @@ class TaxonomyKept(Invariant):
 
     name = "taxonomy"
     promise = "Every code in use exists in the taxonomy, and application roles do not write it."
+    examines = "a row that uses a code"
     sweeps = ("taxonomies",)
     focus = {
         "ingest": 6,
@@ -51,6 +53,22 @@ class TaxonomyKept(Invariant):
                     yield from self._unknown(case, rule, step)
                     yield from self._written(case, rule, step)
                     yield from self._spread(case, rule, step)
+
+    def examined(self, case: Case) -> int:
+        """Rows that use a code, after each operation that changed a row."""
+        return sum(
+            row[column] is not None
+            for rule in case.contract.taxonomies
+            for table, column in rule.used_by
+            for step in case.history.steps
+            if step.changes
+            for row in step.after.rows(table)
+        )
+
+    def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
+        """Without a rule there is nothing to check."""
+        del catalog
+        return None if contract.taxonomies else "the contract has no [[taxonomies]]"
 
     def _mapping(self, case: Case, rule: Taxonomy) -> Iterator[Violation]:
         known = {r[rule.code] for r in case.history.initial.rows(rule.table)}
