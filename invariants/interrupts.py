@@ -1,4 +1,4 @@
-"""Makes Ctrl-C certain: an interrupt is raised again where it was swallowed.
+"""Makes Ctrl-C certain: an interrupt that Python would swallow is raised a moment later.
 
 Python raises KeyboardInterrupt wherever it happens to be. In a finalizer, or in a callback of the
 garbage collector (Hypothesis has one), it is printed and forgotten, and the run would go on.
@@ -6,6 +6,7 @@ garbage collector (Hypothesis has one), it is printed and forgotten, and the run
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ def insistent() -> Iterator[Callable[[], None]]:
         def note(number: int, frame: FrameType | None) -> None:
             nonlocal came
             came = True
-            handler(number, frame)
+            if not _swallows(frame):
+                handler(number, frame)
 
         return note  # type: ignore[return-value]
 
@@ -46,3 +48,13 @@ def insistent() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether what is raised here reaches nobody."""
+    callbacks = {getattr(c, "__code__", None) for c in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

@@ -57,9 +57,12 @@ class Judge:
 
     def close(self) -> None:
         """Drop the scratch databases."""
-        while self._executors:
-            _, (scratch, executor) = self._executors.popitem()
+        executors, self._executors = self._executors, {}
+        # All connections first. Where a workload was interrupted, its backend may be waiting for us
+        # to read, and until it is gone no database of the server can be dropped.
+        for _, executor in executors.values():
             executor.close()
+        for scratch, _ in executors.values():
             # A server that is gone has taken its databases with it.
             with suppress(InvariantsError):
                 scratch.drop()

@@ -1,7 +1,8 @@
-"""An interrupt that Python swallows ends a search all the same."""
+"""An interrupt that Python would swallow ends a search all the same."""
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 
@@ -16,19 +17,34 @@ from invariants.events import Event, Progress
 
 
 class _Swallowing:
-    """Its finalizer is interrupted, where Python only prints what was raised."""
+    """Its finalizer is interrupted, where Python only prints what is raised."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_swallowed_interrupt_is_raised_again() -> None:
     with interrupts.insistent() as check:
         check()
         _Swallowing()
         with pytest.raises(KeyboardInterrupt):
             check()
+
+
+def test_an_interrupt_of_the_garbage_collector_is_raised_again() -> None:
+    def callback(phase: str, info: object) -> None:
+        del info
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(callback)
+    try:
+        with interrupts.insistent() as check:
+            gc.collect()
+            with pytest.raises(KeyboardInterrupt):
+                check()
+    finally:
+        gc.callbacks.remove(callback)
 
 
 def test_an_interrupt_that_is_not_swallowed_is_raised_at_once() -> None:
@@ -57,7 +73,6 @@ def test_a_thread_has_no_signals() -> None:
     assert done == [True]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_search_ends_although_its_interrupt_was_swallowed(
     head: Environment, contract: Contract
 ) -> None:
