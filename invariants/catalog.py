@@ -89,6 +89,15 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class Routine:
+    """A function of the user's, by its name and argument types."""
+
+    signature: str
+    security_definer: bool
+    is_trigger: bool
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table, view or materialized view with all that guards it."""
 
@@ -120,6 +129,7 @@ class Catalog:
 
     relations: Mapping[str, Relation]
     functions: tuple[str, ...] = ()
+    routines: tuple[Routine, ...] = ()
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
     server_version: int = 0
@@ -238,6 +248,18 @@ WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'tr
   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' ORDER BY 1
 """
 
+# Functions an extension brought are not the user's.
+_ROUTINES = """
+SELECT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+         AS signature,
+       p.prosecdef AS security_definer, p.prorettype = 'trigger'::regtype AS is_trigger
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.prokind = 'f' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                  AND d.objid = p.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
+
 _SEQUENCES = """
 SELECT CASE schemaname
          WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename
@@ -266,6 +288,10 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         columns, constraints = grouped(_COLUMNS), grouped(_CONSTRAINTS)
         uniques, triggers, policies = grouped(_UNIQUES), grouped(_TRIGGERS), grouped(_POLICIES)
         functions = tuple(r["name"] for r in cursor.execute(_FUNCTIONS).fetchall())
+        routines = tuple(
+            Routine(r["signature"], r["security_definer"], r["is_trigger"])
+            for r in cursor.execute(_ROUTINES).fetchall()
+        )
         sequences = tuple(r["name"] for r in cursor.execute(_SEQUENCES).fetchall())
         roles = cursor.execute("SELECT rolname FROM pg_roles").fetchall()
     built = {}
@@ -303,6 +329,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
     return Catalog(
         relations=built,
         functions=functions,
+        routines=routines,
         sequences=sequences,
         roles=frozenset(r["rolname"] for r in roles),
         server_version=conn.info.server_version,

@@ -386,6 +386,10 @@ class Contract:
             a.table == relation and a.repaired_by == role for a in self.append_only
         )
 
+    def repairs(self, role: str, table: str) -> bool:
+        """Whether the role may change and remove rows of this append-only table."""
+        return any(a.table == table and a.repaired_by == role for a in self.append_only)
+
     def appends_only(self, table: str) -> bool:
         """Whether rows of this table are never changed by an application role."""
         return any(a.table == table for a in self.append_only)

@@ -15,11 +15,13 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
 from invariants.catalog import Catalog, Column, Relation
-from invariants.contract import Contract, Pii, Sum
+from invariants.contract import ANYBODY, Contract, Pii, Sum
 from invariants.history import State, Step
 from invariants.operations import (
     OPERATOR,
     Assignments,
+    Attach,
+    Comment,
     Conflict,
     Copy,
     Delete,
@@ -158,16 +160,46 @@ class _Model:
                 self._update(statement)
             case Delete():
                 self._delete(statement)
+            case Comment():
+                _need(self._is_anybody())
+                _require(False, "ownership")
+            case Attach(relation):
+                borrowed = [r for r in self.catalog.routines if r.signature == relation]
+                _need(self._is_anybody() and any(r.security_definer for r in borrowed))
+                _require(False, "execution")
             case Truncate():
-                special = {OPERATOR, self.contract.tenancy.erased_by, *self.contract.repair_roles}
-                _require(
-                    self.role in special
-                    or self.contract.may(self.role, "truncate", statement.relation),
-                    "privilege",
-                )
-                raise _Open
+                self._truncate(statement)
             case _:
                 raise _Open
+
+    def _is_anybody(self) -> bool:
+        """Whether the role owns nothing, as far as the contract knows."""
+        return self.role in (*self.contract.application_roles, ANYBODY)
+
+    def _truncate(self, statement: Truncate) -> None:
+        """TRUNCATE takes the rows of every tenant, and may be of what the role repairs."""
+        if self.contract.repairs(self.role, statement.relation):
+            emptied = self._emptied(statement.relation)
+            _require(statement.cascade or emptied == {statement.relation}, "reference")
+            _need(emptied <= {*self.contract.tenancy.tables})
+            for table in emptied:
+                self.touched |= {(table, key) for key in self._rows(table)}
+                self.tables[table] = {}
+            return
+        special = {OPERATOR, self.contract.tenancy.erased_by, *self.contract.repair_roles}
+        may = self.contract.may(self.role, "truncate", statement.relation)
+        _require(self.role in special or may, "privilege")
+        raise _Open
+
+    def _emptied(self, table: str) -> set[str]:
+        """The table, and those that refer to it, directly or by way of others."""
+        found, queue = {table}, [table]
+        while queue:
+            for foreign in self.catalog.referrers.get(queue.pop(), ()):
+                if foreign.table not in found:
+                    found.add(foreign.table)
+                    queue.append(foreign.table)
+        return found
 
     def _may_fail(self) -> bool:
         """Whether an error is as good as an answer without rows: the setting is malformed."""
@@ -200,8 +232,12 @@ class _Model:
         if self.role == OPERATOR:
             root = name == self.contract.tenancy.root and verb == "insert"
             _need(root or any(t.table == name for t in self.contract.taxonomies))
-        else:
+        elif self.role != self.contract.tenancy.erased_by or name != self.contract.tenancy.root:
+            # Who erases tenants may as well look for them.
             _require(self.contract.may(self.role, verb, name), "privilege")
+        else:
+            _need(verb != "select")
+            _require(verb == "delete", "privilege")
         return relation
 
     def _writable(self, verb: str, name: str) -> Relation:
@@ -317,7 +353,8 @@ class _Model:
         """Whether a row with one of this row's keys is there already.
 
         A table that the contract gives keys has those, within its tenant, besides the primary key;
-        another has the unique indexes that the database has.
+        one of which it says what a row holds has no other; any other has the unique indexes that
+        the database has.
         """
         rows = self._rows(relation.name)
         return key in rows or any(
@@ -333,7 +370,7 @@ class _Model:
                 and row.get(tenant) == other.get(tenant)
                 and mine == self.contract.key_of(relation.name, other)
             )
-        for unique in relation.uniques:
+        for unique in () if relation.name in self.contract.rows else relation.uniques:
             values = [row.get(c) for c in unique.columns]
             if values and None not in values and values == [other.get(c) for c in unique.columns]:
                 _need(unique.predicate is None)

@@ -159,10 +159,34 @@ class Call:
     relation: str
 
 
-Statement = Insert | Update | Delete | Select | Truncate | Merge | Copy | Refresh | Call
-STATEMENTS: Mapping[str, type[Statement]] = {
-    c.kind: c for c in (Insert, Update, Delete, Select, Truncate, Merge, Copy, Refresh, Call)
-}
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """COMMENT on a relation or function, which only who owns it may do: an attempt to take it.
+
+    `target` is SQL's word for what it is; a function goes by its name and argument types.
+    """
+
+    kind: ClassVar[str] = "comment"
+    relation: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """CREATE TRIGGER with the function `relation` on a table of one's own: an attempt to run it.
+
+    A function that runs as its owner would then do so for whoever owns that table.
+    """
+
+    kind: ClassVar[str] = "attach"
+    relation: str
+
+
+_KINDS = (Insert, Update, Delete, Select, Truncate, Merge, Copy, Refresh, Call, Comment, Attach)
+Statement = (
+    Insert | Update | Delete | Select | Truncate | Merge | Copy | Refresh | Call | Comment | Attach
+)
+STATEMENTS: Mapping[str, type[Statement]] = {c.kind: c for c in _KINDS}
 READS = (Select,)
 
 

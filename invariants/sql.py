@@ -9,7 +9,9 @@ from psycopg import sql as pgsql
 
 from invariants.operations import (
     Assignments,
+    Attach,
     Call,
+    Comment,
     Conflict,
     Copy,
     Delete,
@@ -251,6 +253,15 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
             return f"SELECT * FROM {name(relation)}()", ()
         case Copy(relation, columns, _):
             return f"COPY {name(relation)} ({names(columns)}) FROM STDIN", ()
+        case Comment(relation, target):
+            what = relation if target == "function" else name(relation)
+            return f"COMMENT ON {target.upper()} {what} IS 'taken'", ()
+        case Attach(relation):
+            return (
+                "DO $$ BEGIN CREATE TEMP TABLE own () ON COMMIT DROP; "
+                f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
+                (),
+            )
 
 
 _PLACEHOLDER = re.compile(r"\$(\d+)")

@@ -65,14 +65,21 @@ def choices(relation: Relation, column: Column, contract: Contract) -> Sequence[
     domain = contract.domains.get((relation.name, column.name))
     if domain is not None and domain.one_of:
         return (*domain.one_of, "no such value")
-    for check in relation.checks:
-        if check.columns == (column.name,) and (found := _ONE_OF.search(check.definition)):
-            return (*(v.replace("''", "'") for v in _QUOTED.findall(found[1])), "no such value")
+    if listed := listed_values(relation, column):
+        return (*listed, "no such value")
     if column.is_array:
         return ("{}",)
     values = _CHOICES.get(column.type, ())
     allowed = [v for v in values if _within(relation, column, v)]
     return (*allowed, *(v for v in values if v not in allowed))
+
+
+def listed_values(relation: Relation, column: Column) -> Sequence[str] | None:
+    """The values that a CHECK of the column lists; None when there is no such list."""
+    for check in relation.checks:
+        if check.columns == (column.name,) and (found := _ONE_OF.search(check.definition)):
+            return tuple(v.replace("''", "'") for v in _QUOTED.findall(found[1]))
+    return None
 
 
 def _within(relation: Relation, column: Column, value: Value) -> bool:

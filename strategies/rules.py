@@ -95,7 +95,20 @@ def _splits(world: World, rule: Sum) -> list[Operation]:
             before, rows = _parts(world, rule, tenant, amounts)
             together = [_together(rows)] if statements == 1 else [_together([r]) for r in rows]
             made += [*before, Operation(rows[0].actor, tuple(together))]
+    before, rows = _parts(world, rule, tenant, (60, 40))
+    made += [*before, Operation(rows[0].actor, (_together(rows),))]
+    for column in rule.group_by:
+        if column != rule.total_key:
+            # The same total split once more.
+            twice = [_elsewhere(world, row, column) for row in rows]
+            made.append(Operation(rows[0].actor, (_together(twice),)))
     return made
+
+
+def _elsewhere(world: World, row: LawfulRow, column: str) -> LawfulRow:
+    key = world.catalog.tables[row.table].primary_key[0]
+    values = {**row.values, key: world.new_id(row.table), column: f"{row.values[column]}-again"}
+    return replace(row, values=values)
 
 
 def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
@@ -162,8 +175,18 @@ def _moves(world: World, rule: Sum) -> list[Operation]:
     return made
 
 
+def _neighbours(world: World, rule: Sum) -> list[Operation]:
+    """Groups that have nothing to do with the one at hand, of both tenants."""
+    made: list[Operation] = []
+    for tenant in world.tenants:
+        *before, row = lawful(world, rule.table, tenant, 7)
+        made += [*(r.inserted() for r in before), row.inserted()]
+    return made
+
+
 def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
+    earlier = _neighbours(world, rule)
     before, rows = _parts(world, rule, tenant, (60, 40))
     repairing = [
         a.repaired_by
@@ -173,13 +196,19 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     where = ((_total_key(world, rule), rows[0].values[rule.total_key]),)
     amounts = (_TOTAL + hair, _TOTAL + hair + 1, _TOTAL - hair, _TOTAL - hair - 1, 0, _TOTAL)
     actor = Actor(repairing[0], tenant)
+
+    def change(amount: int) -> Update:
+        return Update(rule.total_table, ((rule.total_column, amount),), where)
+
     return [
+        *earlier,
         *before,
         Operation(rows[0].actor, (_together(rows),)),
-        *(
-            Operation(actor, (Update(rule.total_table, ((rule.total_column, a),), where),))
-            for a in amounts
-        ),
+        *_neighbours(world, rule),
+        *(Operation(actor, (change(a),)) for a in amounts),
+        # What counts is the end of the transaction.
+        Operation(actor, (change(_TOTAL + hair + 1), change(_TOTAL))),
+        Operation(actor, (change(_TOTAL), change(_TOTAL + hair + 1))),
         Operation(actor, (Delete(rule.total_table, where),)),
     ]
 
@@ -210,6 +239,8 @@ _CORRECTIONS: Sequence[Sequence[tuple[int, ...]]] = (
     ((-_TOTAL - 1,), (-60,), (-41,), (-40,), (-1,)),
     ((-60, -41), (-60, -40), (0,)),
     ((5,), (-_TOTAL - 6,), (-_TOTAL - 5,)),
+    # What counts is the end of the transaction.
+    ((-_TOTAL - 1, 1), (-1, 1), (1, -2)),
 )
 
 
@@ -276,10 +307,14 @@ def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
 def _corrections(world: World, rule: Ledger, amounts: Sequence[tuple[int, ...]]) -> list[Operation]:
     tenant = world.tenants[0]
     before, posting = _posted(world, rule, tenant)
-    made = [*before, posting.inserted()]
+    before_second, second = _posted(world, rule, tenant)
+    made = [*before, posting.inserted(), *before_second, second.inserted()]
     for parts in amounts:
         rows = [_correcting(world, rule, posting, a) for a in parts]
         made.append(Operation(posting.actor, tuple(_together([r]) for r in rows)))
+    # Another posting is none the poorer.
+    for amount in (-_TOTAL, -1):
+        made.append(_correcting(world, rule, second, amount).inserted())
     return made
 
 
@@ -302,7 +337,7 @@ def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
         posting.inserted(),
         second.inserted(),
         correction.inserted(),
-        strange(**{rule.corrects: correction.values[key], rule.amount: 5}),
+        strange(**{rule.corrects: correction.values[key], rule.amount: 20}),
         strange(**{rule.corrects: second.values[key], rule.amount: 5}),
         strange(**{rule.corrects: ident("nobody's", 1)}),
         strange(**dict[str, Value]({world.contract.tenancy.column: other, rule.amount: 5})),
@@ -360,6 +395,10 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             second.inserted(),
             correction.inserted(),
             *(Operation(Actor(role, tenant), (s,)) for s in repairs[:8]),
+            Operation(
+                Actor(role, tenant),
+                tuple(Update(rule.table, ((rule.amount, a),), row) for a in (-_TOTAL - 1, -_TOTAL)),
+            ),
             last.inserted(**{rule.amount: 5}),
             _correcting(world, rule, posting, -5).inserted(),
             Operation(Actor(role, tenant), (Delete(rule.table, _key(world, last)),)),

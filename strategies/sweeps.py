@@ -21,6 +21,8 @@ from invariants.contract import ANYBODY, VERBS, Contract
 from invariants.operations import (
     Actor,
     Assignments,
+    Attach,
+    Comment,
     Conflict,
     Delete,
     Insert,
@@ -37,7 +39,7 @@ from invariants.operations import (
     ident,
 )
 from strategies import rules
-from strategies.derived import valid_choices
+from strategies.derived import listed_values, valid_choices
 from strategies.drawing import plainest
 from strategies.lawful import inserting, lawful
 from strategies.tenants import tenants
@@ -83,9 +85,14 @@ def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Ma
     tenant = ident(contract.tenancy.root, 1)
     asked = [
         Operation(Actor(role, tenant), (statement,))
-        for role in (*contract.application_roles, ANYBODY)
+        for role in (*contract.roles, ANYBODY)
         for relation in catalog.relations.values()
         for statement in _asking(contract, relation, role)
+    ]
+    asked += [
+        Operation(Actor(role, tenant), (statement,))
+        for role in (*contract.application_roles, ANYBODY)
+        for statement in _taking(catalog)
     ]
     for chunk in _chunks(asked):
         yield "", partial(_as_they_are, chunk)
@@ -104,6 +111,17 @@ def _tables(contract: Contract) -> tuple[str, ...]:
 def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
     del world
     return operations
+
+
+def _taking(catalog: Catalog) -> Iterator[Statement]:
+    """Attempts at what belongs to somebody else."""
+    words = {"table": "table", "view": "view", "matview": "materialized view"}
+    for relation in catalog.relations.values():
+        yield Comment(relation.name, words[relation.kind])
+    for routine in catalog.routines:
+        yield Comment(routine.signature, "function")
+        if routine.is_trigger and routine.security_definer:
+            yield Attach(routine.signature)
 
 
 def _asking(contract: Contract, relation: Relation, role: str) -> Iterator[Statement]:
@@ -157,7 +175,7 @@ def _columns(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]
 def _edges(world: World, table: str, column: Column) -> list[Operation]:
     tenant = world.tenants[0]
     made: list[Operation] = []
-    for value in _edge_values(world.contract, table, column):
+    for value in _edge_values(world.contract, world.catalog.tables[table], column):
         total = value if _adds_up(world.contract, table, column) and isinstance(value, int) else 0
         *before, row = lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
         made += (r.inserted() for r in before)
@@ -169,6 +187,13 @@ def _edges(world: World, table: str, column: Column) -> list[Operation]:
             *before, row = lawful(world, table, tenant)
             made += [code.inserted(), *(r.inserted() for r in before)]
             made.append(row.inserted(**{column.name: "x" * _LONG}))
+    if column.name in world.catalog.tables[table].primary_key:
+        # The key of another row, of this tenant and of another one.
+        for owner in world.tenants:
+            *before, row = lawful(world, table, owner)
+            *before_second, second = lawful(world, table, tenant, 1)
+            made += [r.inserted() for r in (*before, row, *before_second)]
+            made.append(second.inserted(**{column.name: row.values[column.name]}))
     *before, row = lawful(world, table, tenant)
     without = {c: v for c, v in row.values.items() if c != column.name}
     made += (r.inserted() for r in before)
@@ -184,11 +209,14 @@ def _adds_up(contract: Contract, table: str, column: Column) -> bool:
     )
 
 
-def _edge_values(contract: Contract, table: str, column: Column) -> list[Value]:
+def _edge_values(contract: Contract, relation: Relation, column: Column) -> list[Value]:
+    table = relation.name
     domain = contract.domains.get((table, column.name))
     values: list[Value] = [None]
     if domain is not None and domain.one_of:
-        return [*values, *domain.one_of, "no such value"]
+        # What the schema lists is tried as well, whether or not it was promised.
+        listed = [str(v) for v in listed_values(relation, column) or ()]
+        return [*values, *dict.fromkeys((*domain.one_of, "no such value", *listed))]
     if column.type in _RANGES:
         size = _RANGES[column.type]
         low = -size if domain is None or domain.min is None else int(domain.min)
@@ -205,7 +233,7 @@ def _edge_values(contract: Contract, table: str, column: Column) -> list[Value]:
         contract, table
     ):
         length = column.length if column.length > 0 else _LONG
-        values += ["", " ", "x" * length]
+        values += ["", " ", "x", "x" * length]
         values += ["x" * (length + 1)] if column.length > 0 else []
     elif column.type.startswith("timestamp"):
         values.append("2024-03-01 00:00:00.123456+00")
@@ -376,6 +404,17 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
 
     where = written()
     actor = Actor(role, tenant)
+    if contract.may(role, "insert", table) and not any(
+        i.table == table for i in contract.idempotency
+    ):
+        # Alike in all but the key, and written at the same moment.
+        *before, row = lawful(world, table, tenant)
+        made.extend(r.inserted() for r in before)
+        twins = [
+            {**row.values, key: world.new_id(table)} for key in relation.primary_key for _ in "ab"
+        ]
+        rows = tuple(tuple(t.values()) for t in twins)
+        made.append(Operation(actor, (Insert(table, tuple(row.values), rows),)))
     if contract.may(role, "select", table):
         made += [Operation(actor, (Select(table),)), Operation(actor, (Select(table, where),))]
     for column in relation.columns.values() if contract.may(role, "update", table) else ():
@@ -390,9 +429,83 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
     return made
 
 
+def _documents(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every key that names personal data, in every document that must not hold any."""
+    del catalog
+    for table, column in contract.pii.columns if contract.pii else ():
+        yield "", partial(_planted, table=table, column=column)
+
+
+def _planted(world: World, table: str, column: str) -> list[Operation]:
+    pii, tenant = world.contract.pii, world.tenants[0]
+    assert pii is not None
+    made: list[Operation] = []
+    words = [*pii.whole, *pii.last_words]
+    spelled = [w.replace(" ", "_") for w in words]
+    spelled += [w.title().replace(" ", "") for w in words]
+    spelled += [f"their_{w.replace(' ', '_')}" for w in pii.last_words]
+    documents: list[Any] = [{w: "x"} for w in spelled]
+    documents += [{"a": [{"b": {words[0]: None}}]}, [[{words[0]: 1}]]]
+    documents += [{w: "x"} for w in ("sku", "named", "emailed_at", "note")]
+    documents += [{"a": words[0]}, [words[0]]]
+    for document in documents:
+        *before, row = lawful(world, table, tenant)
+        made += [r.inserted() for r in before]
+        made.append(row.inserted(**{column: Json.of(document)}))
+    return made
+
+
+def _refreshes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Materialized views refreshed and read, without rows and with many."""
+    del contract
+    for concurrently in (False, True) if catalog.materialized_views else ():
+        yield "", partial(_refreshed, concurrently=concurrently)
+
+
+def _refreshed(world: World, concurrently: bool) -> list[Operation]:
+    contract = world.contract
+    refreshes = [
+        world.maintenance(Refresh(v, concurrently)) for v in world.catalog.materialized_views
+    ]
+    reads = [
+        world.operation(role, tenant, Select(path.view))
+        for path in contract.read_paths
+        for role in contract.application_roles
+        if contract.may(role, "select", path.view)
+        for tenant in world.tenants
+    ]
+    made: list[Operation] = [*refreshes, *reads]
+    for _ in range(2):
+        for tenant in world.tenants:
+            for table in contract.tenancy.tables:
+                made += [r.inserted() for r in lawful(world, table, tenant, 100)]
+        made += [*refreshes, *reads]
+    return made
+
+
+def _truncations(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """TRUNCATE by the role that repairs, of what it repairs."""
+    del catalog
+    for rule in contract.append_only:
+        if rule.repaired_by:
+            yield "", partial(_truncated, table=rule.table, role=rule.repaired_by)
+
+
+def _truncated(world: World, table: str, role: str) -> list[Operation]:
+    made = [
+        r.inserted()
+        for tenant in world.tenants
+        for rule in world.contract.append_only
+        for r in lawful(world, rule.table, tenant, 100)
+    ]
+    truncations = (Truncate(table), Truncate(table, cascade=True))
+    return [*made, *(Operation(Actor(role), (t,)) for t in truncations)]
+
+
 _SWEEPS: Mapping[str, _Sweep] = {
     "privileges": _privileges,
     "columns": _columns,
+    "documents": _documents,
     "layers": _layers,
     "erasures": rules.erasures,
     "keys": rules.keys,
@@ -400,6 +513,8 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "ledgers": rules.ledgers,
     "sums": rules.sums,
     "taxonomies": rules.taxonomies,
+    "truncations": _truncations,
     "permitted": _permitted,
+    "refreshes": _refreshes,
     "writes": _writes,
 }

@@ -55,8 +55,13 @@ class AppendOnly(Invariant):
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Check every change to an append-only table, and every repair."""
+        granted = case.history.workload.premise == premises.GRANTED
         for step in case.history.steps:
             role = step.operation.actor.role
+            if granted and case.is_application(step):
+                # What is refused is not to look as if it had been done.
+                for table in (case.contract.tenancy.root, *_tables(case)):
+                    yield from self._repair(case, step, table)
             for rule in case.contract.append_only:
                 if role == rule.repaired_by:
                     yield from self._repair(case, step, rule.table)
@@ -151,9 +156,9 @@ class AppendOnly(Invariant):
                     guards.firing(table, statement.kind, case.catalog, "BEFORE"),
                 ),
                 operation=step.index,
-                summary=f"{step.operation.actor.role} repairs a row of {table}, is told that it "
-                "went well, and the row is as it was",
-                promise="A repair by the repair role that reports success changed the row.",
+                summary=f"{step.operation.actor.role} {statement.kind}s a row of {table}, is told "
+                "that it went well, and the row is as it was",
+                promise="What reports success took effect; what is not permitted is refused.",
                 proof=(
                     Condition("accepted", step.index),
                     Condition("state", step.index, present),
@@ -173,6 +178,10 @@ def _aimed_at(case: Case, step: Step, statement: Update | Delete) -> Iterator[Re
     for row in step.before.rows(statement.relation):
         if case.tenant_of(row) == tenant and all(row.get(c) == v for c, v in statement.where):
             yield row
+
+
+def _tables(case: Case) -> tuple[str, ...]:
+    return tuple(a.table for a in case.contract.append_only)
 
 
 def _named(step: Step) -> set[str]:

@@ -32,6 +32,8 @@ _WHY = {
     "amount": "a posting carries the amount of what it posts",
     "correction of a correction": "a correction names a posting",
     "net below zero": "a posting and its corrections together are not below zero",
+    "ownership": "only who owns it may do that",
+    "execution": "the function would run as its owner, on rows that are the role's own",
     "sum": "the rows that split an amount do not add up to it",
 }
 
@@ -55,6 +57,8 @@ class Liveness(Invariant):
         "keys",
         "taxonomies",
         "erasures",
+        "refreshes",
+        "truncations",
         "privileges",
         "columns",
     )

@@ -26,6 +26,7 @@ class PiiKeptOut(Invariant):
 
     name = "pii"
     promise = "No key that names personal data is stored, at any depth; what is none is accepted."
+    sweeps = ("documents",)
     examines = "a document"
     focus = {
         "ingest": 16,

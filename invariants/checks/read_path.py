@@ -34,6 +34,7 @@ class ReadPathTrue(Invariant):
         "What a tenant reads through the API's views is what its rows were at the last refresh, in "
         "the columns and types of the API; a refresh never fails."
     )
+    sweeps = ("refreshes",)
     examines = "a read through a view of the API"
     share = 6
     readings_percent = 25

@@ -18,6 +18,7 @@ from invariants.checks.base import (
     Invariant,
     Violation,
     changed_proof,
+    row_matches,
     shown,
 )
 from invariants.contract import Contract, Taxonomy
@@ -48,6 +49,7 @@ class TaxonomyKept(Invariant):
         """Check use, writes by application roles, retirement, and the mapping file."""
         for rule in case.contract.taxonomies:
             yield from self._mapping(case, rule)
+            yield from self._retired(case, rule)
             for step in case.history.steps:
                 if step.changes:
                     yield from self._unknown(case, rule, step)
@@ -90,6 +92,30 @@ class TaxonomyKept(Invariant):
                     ),
                 ),
             )
+
+    def _retired(self, case: Case, rule: Taxonomy) -> Iterator[Violation]:
+        """What ingestion maps to is in use in the schema as migrated."""
+        mapped = mapped_codes(rule.mapping) if rule.mapping and rule.active else frozenset()
+        for row in case.history.initial.rows(rule.table):
+            if row[rule.code] in mapped and rule.active and row[rule.active] is False:
+                yield Violation(
+                    signature=self.signature("mapping", rule.table, "retired"),
+                    operation=-1,
+                    summary=f"{rule.mapping.name if rule.mapping else ''} maps to "
+                    f"{row[rule.code]}, which {rule.table} has retired",
+                    promise="No code in the mapping is retired in the schema as migrated.",
+                    proof=(
+                        Condition(
+                            "state",
+                            -1,
+                            row_matches(
+                                rule.table, {rule.code: row[rule.code], rule.active: False}
+                            ),
+                        ),
+                    ),
+                    evidence=(Evidence("retired", shown(row)),),
+                )
+                return
 
     def _unknown(self, case: Case, rule: Taxonomy, step: Step) -> Iterator[Violation]:
         known = {r[rule.code] for r in step.after.rows(rule.table)}
