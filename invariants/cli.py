@@ -73,6 +73,20 @@ examples:
   invariants mutants --json mutants.json --jobs 4
   invariants mutants --invariant liveness            what one invariant notices by itself"""
 
+_GATE = """\
+Decide whether a schema may be released: kept counterexamples hold, all invariants hold from fixed
+seeds and a fresh one, every guard was met, and the mutation score is what pyproject.toml asks for
+([tool.invariants] mutation_score, 1.0 unless set). What does not depend on luck is remembered in
+.invariants/mutation until schema, contract or program change.
+
+exit status: 0 it may, 1 something failed, 2 and 3 as for all commands"""
+
+_GATE_EXAMPLES = """\
+examples:
+  invariants gate                                    writes report/gate.md, gate.json, gate.xml
+  invariants gate --server container:15 --report out
+  invariants gate --apply-sql fix.sql                may it be released with this patch?"""
+
 _HISTORY = """\
 Say which revision mends what: replay kept counterexamples at every revision, and search at every
 revision. Writes two Markdown tables to standard output, and how far it is to standard error.
@@ -172,6 +186,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_to(history, options.RUN)
     history.set_defaults(command=_history)
+    deciding = commands.add_parser(
+        "gate",
+        help="decide whether a schema may be released",
+        description=_GATE,
+        epilog=_GATE_EXAMPLES,
+        formatter_class=raw,
+    )
+    options.add_to(deciding, options.GATE)
+    deciding.add_argument("-q", "--quiet", action="store_true", help="only the verdict")
+    deciding.set_defaults(command=_gate)
     _add_mutants(
         commands.add_parser(
             "mutants",
@@ -182,6 +206,32 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     return parser
+
+
+def _gate(given: argparse.Namespace) -> int:
+    from invariants.gate import GateOptions, gate
+    from invariants.gate_report import write_all
+    from invariants.mutants.score import MutantOptions
+    from invariants.terminal import Terminal
+
+    values = options.values(options.GATE, lambda o: getattr(given, o.key))
+    own = {o.key: values.pop(o.key) for o in options.OF_GATE}
+    of_run = RunOptions(**values)
+    of_mutants = MutantOptions(
+        **{o.key: own.pop(o.key) for o in options.OF_MUTANTS}, artifacts=of_run.artifacts
+    )
+    ensure_writable(of_run.artifacts)
+    ensure_writable(own["report"], "--report")
+    with Terminal(quiet=given.quiet, aside=True, brief=True) as terminal:
+        result = gate(
+            GateOptions(of_run, of_mutants, **own), terminal, terminal.say, terminal.hunted
+        )
+    write_all(result, own["report"])
+    with Terminal(quiet=given.quiet) as terminal:
+        terminal.gated(result, own["report"])
+    if result.fault:
+        print(f"invariants: {result.fault}", file=sys.stderr)
+    return result.exit_status
 
 
 def _add_mutants(mutants: argparse.ArgumentParser) -> None:

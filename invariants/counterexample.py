@@ -78,10 +78,10 @@ class Saved:
         )
 
 
-def ensure_writable(folder: Path) -> None:
+def ensure_writable(folder: Path, option: str = "--artifacts") -> None:
     """Make the folder if need be, before any work is done.
 
-    Raises `UsageError` when nothing can be kept there.
+    Raises `UsageError` naming the option when nothing can be kept there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def ensure_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"--artifacts {folder}: cannot be written ({error.strerror}); name another folder"
+            f"{option} {folder}: cannot be written ({error.strerror}); name another folder"
         ) from None
 
 

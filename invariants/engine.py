@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ _TICK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Search:
-    """How to look: seed, limits, and where to keep what is found.
+    """How to look: seeds, limits, and where to keep what is found.
 
+    Examples and seconds are shared out evenly among the seed and the further ones.
     `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
     the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
     Without `sweep` what is enumerated is left out, without `draw` what is drawn at random.
@@ -66,6 +67,7 @@ class Search:
     retry: bool = False
     first: bool = False
     sweep: bool = True
+    further_seeds: tuple[int, ...] = ()
     draw: bool = True
 
 
@@ -187,8 +189,27 @@ class Explorer:
         if search.sweep:
             self._sweep(invariant, search, tally)
         workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
+        seeds = (*search.further_seeds, search.seed) if search.draw else ()
+        for number, seed in enumerate(seeds, 1):
+            # A seed may use what the ones before it have left.
+            part = replace(
+                search,
+                seed=seed,
+                examples=search.examples * number // len(seeds),
+                seconds=search.seconds and search.seconds * number / len(seeds),
+            )
+            self._draw(invariant, part, tally, workloads)
+
+    def _draw(
+        self,
+        invariant: Invariant,
+        search: Search,
+        tally: _Tally,
+        workloads: SearchStrategy[Workload],
+    ) -> None:
+        """Draw from one seed until its examples or seconds are spent."""
         round_ = 0
-        while search.draw and tally.examples < search.examples and not self._spent(tally, search):
+        while tally.examples < search.examples and not self._spent(tally, search):
             so_far = tally.examples
             if self._round(invariant, search, tally, workloads, round_) or (
                 tally.examples == so_far

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ from invariants.errors import UsageError
 
 @dataclass(frozen=True)
 class Profile:
-    """A budget: examples for each invariant, and seconds for the whole run."""
+    """A budget: examples for each invariant, and seconds for the whole run.
+
+    `seeds` are searched besides the run's own: what they find does not depend on luck.
+    """
 
     examples: int
     seconds: float
     what: str
+    seeds: tuple[int, ...] = ()
 
 
 PROFILES: Mapping[str, Profile] = {
     "dev": Profile(300, 60, "a look while you work"),
     "ci": Profile(900, 110, "every pull request"),
     "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
-    "release": Profile(10_000, 600, "before a release"),
+    "release": Profile(10_000, 600, "before a release", (1, 2, 3)),
 }
 
 
@@ -144,8 +148,29 @@ EQUIVALENTS = Option(
 )
 
 SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, CONTRACT)
-MUTANTS = (JOBS, MUTANT_BUDGET, EQUIVALENTS, SEED, *SCHEMA, ARTIFACTS)
+REPORT = Option(
+    "report",
+    "where gate.json, gate.xml (JUnit) and gate.md are written (default: report)",
+    "DIR",
+    Path,
+    Path("report"),
+)
+COUNTEREXAMPLES = Option(
+    "counterexamples",
+    "the kept counterexamples, which must hold (default: tests/counterexamples)",
+    "DIR",
+    Path,
+    Path("tests/counterexamples"),
+)
+GATE_PROFILE = replace(
+    PROFILE, default="release", help=PROFILE.help.replace("default: dev", "default: release")
+)
+
 RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, *SCHEMA, ARTIFACTS)
+OF_MUTANTS = (JOBS, MUTANT_BUDGET, EQUIVALENTS)
+MUTANTS = (*OF_MUTANTS, SEED, *SCHEMA, ARTIFACTS)
+OF_GATE = (REPORT, COUNTEREXAMPLES, *OF_MUTANTS)
+GATE = (REPORT, COUNTEREXAMPLES, GATE_PROFILE, *RUN[1:], *OF_MUTANTS)
 
 
 @dataclass(frozen=True)
@@ -169,6 +194,13 @@ class RunOptions(SchemaOptions):
     time_budget: float | None = None
     artifacts: Path = Path("artifacts")
     invariants: tuple[str, ...] = field(default=())
+    # Leaves the profile's fixed seeds out: they are known to hold.
+    fresh_only: bool = False
+
+    @property
+    def fixed_seeds(self) -> tuple[int, ...]:
+        """Seeds that are searched besides the run's own."""
+        return () if self.fresh_only else PROFILES[self.profile].seeds
 
     @property
     def examples(self) -> int:

@@ -96,6 +96,7 @@ def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
         artifacts=options.artifacts,
         failed=failed_before(),
         retry=options.seed is None,
+        further_seeds=options.fixed_seeds,
     )
 
 

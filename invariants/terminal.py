@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from invariants.events import Event, Flaky, Found, InvariantFinished, InvariantStarted, Progress
+from invariants.gate import Gate
+from invariants.gate_report import screen
 from invariants.mutants.hunt import Outcome
 from invariants.mutants.report import matrix, survivors, verdict
 from invariants.mutants.score import Score
@@ -28,13 +30,20 @@ _PLAIN_EVERY_SECONDS = 10.0
 class Terminal:
     """A listener that writes for people: findings to standard output, progress to standard error.
 
-    `quiet` leaves out progress and stories and keeps the verdicts. `aside` writes all of it to
-    standard error. Colour and the moving line appear only where the stream is a terminal.
+    `quiet` leaves out progress and stories and keeps the verdicts; `brief` leaves out findings,
+    which a report tells later. `aside` writes all of it to standard error. Colour and the moving
+    line appear only where the stream is a terminal.
     """
 
     def __init__(
-        self, *, quiet: bool = False, aside: bool = False, schema_arguments: str = ""
+        self,
+        *,
+        quiet: bool = False,
+        brief: bool = False,
+        aside: bool = False,
+        schema_arguments: str = "",
     ) -> None:
+        self.brief = brief
         self.quiet, self.schema_arguments = quiet, schema_arguments
         self.out = Console(stderr=aside, highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -147,6 +156,15 @@ class Terminal:
         if outcome.fails and not self.quiet:
             self.out.print(outcome.text, markup=False)
 
+    def gated(self, gate: Gate, folder: Path) -> None:
+        """The gate's verdict, so that it fits on one screen."""
+        head, *rest = screen(gate)
+        style = {0: "bold green", 1: "bold red"}.get(gate.exit_status, "bold yellow")
+        self.out.print(head, style=style, markup=False)
+        if not self.quiet:
+            for line in (*rest, "", f"report: {folder}/gate.md, gate.json, gate.xml"):
+                self.out.print(line, markup=False)
+
     def hunted(self, outcome: Outcome, done: int, total: int, *, verbose: bool = False) -> None:
         """One mutant is decided; survivors are told at once."""
         self._begun = self._begun or time.monotonic() - outcome.seconds
@@ -214,6 +232,8 @@ class Terminal:
             self.err.print(line, markup=False)
 
     def _found(self, event: Found) -> None:
+        if self.brief:
+            return
         self._still()
         made = event.counterexample
         self.out.print()
@@ -229,13 +249,15 @@ class Terminal:
             self._status.start()
 
     def _finished(self, event: InvariantFinished) -> None:
+        if self.brief and self.quiet:
+            return
         word, colour = _NO_RULE if event.note else _MARKS[event.status]
         line = Text(f"{event.name}: ").append(word, style=colour)
         if event.found:
             line.append(f", {len(event.found)} causes")
         if remark := event.error or event.note:
             line.append(f": {remark}")
-        if not self.quiet:
+        if not (self.quiet or self.brief):
             self.out.print()
         self.out.print(line)
 
