@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
@@ -704,7 +704,7 @@ def _differ(column: Column, stored: Any, sent: Any) -> bool:
         return True
     try:
         if column.type == "timestamp with time zone":
-            return datetime.fromisoformat(str(stored)) != datetime.fromisoformat(str(sent))
+            return _moment(stored) != _moment(sent)
         if column.type == "numeric" and column.scale >= 0:
             unit = Decimal(1).scaleb(-column.scale)
             # PostgreSQL rounds half away from zero.
@@ -714,6 +714,12 @@ def _differ(column: Column, stored: Any, sent: Any) -> bool:
         # Infinities, say.
         return False
     return False
+
+
+def _moment(value: Any) -> datetime:
+    """A time as the server reads it, whose time zone is UTC."""
+    moment = datetime.fromisoformat(str(value))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _fits(column: Column, value: Value) -> bool | None:

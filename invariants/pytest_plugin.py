@@ -24,12 +24,17 @@ from invariants.options import RunOptions
 
 if TYPE_CHECKING:
     from invariants.contract import Contract
+    from invariants.coverage import Coverage
     from invariants.engine import Explorer
     from invariants.environment import Environment
     from invariants.events import Found, InvariantFinished
+    from invariants.gate import Check, GateOptions
 
 PREFIX = "invariants-"
 FIXTURE = "verdict"
+# What the release gate looks at besides the invariants; other profiles leave it out.
+GATE_FIXTURE = "gate_check"
+GATE_CHECKS = ("counterexamples", "mutation score")
 # Keys under which controller and worker tell each other things.
 _FROM_CONTROLLER = "invariants"
 _FROM_WORKER = "invariants_stopped"
@@ -95,6 +100,22 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
     return Verdict(finished, fuzzer.seed, options.schema_arguments(fuzzer.options))
 
 
+@pytest.fixture
+def gate_check(request: pytest.FixtureRequest) -> None:
+    """Fail the test when the part of the release gate that the parameter names does not pass."""
+    __tracebackhide__ = True
+    fuzzer = request.config.stash[_FUZZER]
+    try:
+        checks = fuzzer.gate_checks(request.param)
+    except InvariantsError as error:
+        fuzzer.stop(error, request.session)
+    failed = [c for c in checks if c.status in ("failed", "error")]
+    if failed:
+        told = [f"{c.name}: {c.line}" for c in failed]
+        told += [d for c in failed for d in c.details]
+        pytest.fail("\n".join(told), pytrace=False)
+
+
 @dataclass
 class Fuzzer:
     """The engine as one pytest process uses it: opened when first needed, closed with pytest."""
@@ -136,20 +157,68 @@ class Fuzzer:
         from invariants.run import search_for
 
         (invariant,) = chosen([name])
-        share = self.options.seconds * invariant.share / sum(i.share for i in chosen(among))
-        finished = self._explorer.explore(invariant, search_for(self.options, self.seed, share))
+        budget = self._budgeted
+        share = budget.seconds * invariant.share / sum(i.share for i in chosen(among))
+        finished = self._explorer.explore(invariant, search_for(budget, self.seed, share))
         self.met.append(finished.coverage.to_json())
         if self._is_worker:
             self.config.workeroutput[_COVERAGE] = self.met  # type: ignore[attr-defined]
         return finished
 
+    @property
+    def coverage(self) -> Coverage:
+        """What all searches of the session met."""
+        from invariants.coverage import Coverage
+
+        return Coverage.merged(Coverage.from_json(met) for met in self.met)
+
+    def gate_checks(self, name: str) -> Sequence[Check]:
+        """One part of the release gate."""
+        from invariants import gate
+        from invariants.counterexample import load
+        from invariants.run import replay
+
+        environment, contract = self._opened
+        options = self._gate_options
+        if name == "counterexamples":
+            kept = [load(p) for p in sorted(options.counterexamples.glob("*.json"))]
+            return [gate.replay_check(r) for r in replay(kept, environment, contract)]
+        key = gate.memory_key(options, environment, contract)
+        memory, wanted = gate.recall(key), gate.threshold(self.config.rootpath / "pyproject.toml")
+        mutation = gate.measured(
+            options, environment, contract, memory, wanted, self.say, lambda *_: None
+        )
+        gate.remember(key, {**memory, "score": mutation.document})
+        return [mutation.check()]
+
+    @cached_property
+    def _gate_options(self) -> GateOptions:
+        from invariants.gate import GateOptions
+        from invariants.mutants.score import MutantOptions
+
+        return GateOptions(self.options, MutantOptions(artifacts=self.options.artifacts))
+
+    @cached_property
+    def _budgeted(self) -> RunOptions:
+        """The options, without the fixed seeds where these are known to hold."""
+        from invariants import gate
+
+        if not self.options.fixed_seeds:
+            return self.options
+        memory = gate.recall(gate.memory_key(self._gate_options, *self._opened))
+        return gate.within_budget(self.options, memory)
+
+    def lacks_coverage(self) -> bool:
+        """Whether the release gate fails for a guard that no search met."""
+        if not self.met or self._is_worker or not self.options.fixed_seeds:
+            return False
+        return not self.coverage.complete
+
     def coverage_lines(self) -> Sequence[str]:
         """What all searches of the session met, for people; none when there were none."""
         if not self.met:
             return ()
-        from invariants.coverage import Coverage
-
-        return Coverage.merged(Coverage.from_json(met) for met in self.met).lines
+        return self.coverage.lines
 
     def handover(self) -> dict[str, Any]:
         """What a worker needs to use this process's environment."""
@@ -253,6 +322,21 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         fuzzer.stop(error)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what only the release gate looks at to the profile `release`."""
+    of_gate = [i for i in items if GATE_FIXTURE in getattr(i, "fixturenames", ())]
+    if not of_gate:
+        return
+    try:
+        wanted = bool(config.stash[_FUZZER].options.fixed_seeds)
+    except InvariantsError:
+        # Told where it is needed.
+        wanted = False
+    if not wanted:
+        config.hook.pytest_deselected(items=of_gate)
+        items[:] = [i for i in items if i not in of_gate]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Open the environment before the first test, where what is said about it can be seen."""
@@ -268,9 +352,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Give the session the exit status of the error that stopped it."""
-    exit_status = session.config.stash[_FUZZER].exit_status
-    if exit_status is not None:
-        session.exitstatus = exit_status
+    fuzzer = session.config.stash[_FUZZER]
+    if fuzzer.exit_status is not None:
+        session.exitstatus = fuzzer.exit_status
+    elif fuzzer.lacks_coverage() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(
@@ -281,6 +367,10 @@ def pytest_terminal_summary(
         terminalreporter.section("invariants: coverage")
         for line in lines:
             terminalreporter.write_line(line)
+        if config.stash[_FUZZER].lacks_coverage():
+            terminalreporter.write_line(
+                "not every guard was met: the profile release fails for that"
+            )
 
 
 class _Controller:

@@ -41,7 +41,14 @@ def sums(contract: Contract, catalog: Catalog) -> Stories:
     """Parts that add up to their total, that miss it by the tolerance, and by one more."""
     del catalog
     for rule in contract.sums:
-        for story in (_splits, _changes_of_parts, _removals_of_parts, _moves, _changes_of_total):
+        for story in (
+            _splits,
+            _changes_of_parts,
+            _removals_of_parts,
+            _moves,
+            _changes_of_total,
+            _side_by_side,
+        ):
             yield "", partial(story, rule=rule)
 
 
@@ -213,6 +220,20 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     ]
 
 
+def _side_by_side(world: World, rule: Sum) -> list[Operation]:
+    """Two totals, of which the later one is split first: neither is of the other's business."""
+    tenant = world.tenants[0]
+    groups = [_parts(world, rule, tenant, (60, 40)) for _ in "ab"]
+    made = [o for before, _ in groups for o in before]
+    for _, rows in reversed(groups):
+        made.append(Operation(rows[0].actor, (_together(rows),)))
+    for _, rows in groups:
+        actor = _changing(world, "update", rows[0])
+        moves = tuple(Update(rule.table, ((rule.amount, 50),), _key(world, r)) for r in rows)
+        made += [Operation(actor, moves[:1]), Operation(actor, moves)]
+    return made
+
+
 def _total_key(world: World, rule: Sum) -> str:
     return world.catalog.tables[rule.total_table].primary_key[0]
 
@@ -230,7 +251,7 @@ def ledgers(contract: Contract, catalog: Catalog) -> Stories:
         if rule.corrects:
             for amounts in _CORRECTIONS:
                 yield "", partial(_corrections, rule=rule, amounts=amounts)
-            for story in (_strange_corrections, _repairs_of_corrections):
+            for story in (_two_corrected, _strange_corrections, _repairs_of_corrections):
                 yield "", partial(story, rule=rule)
 
 
@@ -315,6 +336,17 @@ def _corrections(world: World, rule: Ledger, amounts: Sequence[tuple[int, ...]])
     # Another posting is none the poorer.
     for amount in (-_TOTAL, -1):
         made.append(_correcting(world, rule, second, amount).inserted())
+    return made
+
+
+def _two_corrected(world: World, rule: Ledger) -> list[Operation]:
+    """Two postings, of which the later one is corrected first: each has its own net."""
+    tenant = world.tenants[0]
+    pairs = [_posted(world, rule, tenant) for _ in "ab"]
+    made = [o for before, posting in pairs for o in (*before, posting.inserted())]
+    for amount in (-60, -40, -1):
+        for _, posting in reversed(pairs):
+            made.append(_correcting(world, rule, posting, amount).inserted())
     return made
 
 

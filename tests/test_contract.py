@@ -411,6 +411,9 @@ def test_what_is_not_there_yet(documented: Environment, contract: Contract) -> N
     assert not any(r.startswith("v_") for grants in early.roles.values() for r in grants)
     assert early.may("app_rw", "select", "revenue_ledger")
     assert early.clock_columns == {("mv_realtime_revenue", "data_freshness_seconds")}
+    assert {c.name for c in contract.rows["revenue_ledger"]} - {
+        c.name for c in early.rows["revenue_ledger"]
+    } == {"corrects_id"}
     assert replace(
         early,
         ledgers=contract.ledgers,
@@ -418,6 +421,7 @@ def test_what_is_not_there_yet(documented: Environment, contract: Contract) -> N
         roles=contract.roles,
         clock_columns=contract.clock_columns,
         introduced=contract.introduced,
+        rows=contract.rows,
     ) == contract  # fmt: skip
 
 

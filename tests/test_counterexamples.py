@@ -23,7 +23,9 @@ from invariants.judge import Judge
 from invariants.operations import (
     STATEMENTS,
     Actor,
+    Attach,
     Call,
+    Comment,
     Conflict,
     Copy,
     Delete,
@@ -78,6 +80,10 @@ EVERY_KIND: tuple[Statement, ...] = (
     Copy("t", COLUMNS, (ODD, ODD)),
     Refresh("v", concurrently=True),
     Call("other.f"),
+    Comment("public.f(a integer)", "function"),
+    Comment("t", "materialized view"),
+    Attach("public.f()"),
+    Select("t", columns=("c", "d"), leak="c"),
 )
 
 

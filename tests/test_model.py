@@ -16,7 +16,9 @@ from invariants.checks import INVARIANTS
 from invariants.checks.liveness import _WHY
 from invariants.judge import Judge
 from invariants.operations import (
+    Attach,
     Call,
+    Comment,
     Conflict,
     Copy,
     Delete,
@@ -348,7 +350,13 @@ REMOVALS: dict[str, tuple[str, Operation]] = {
     "by a role that only reads": ("privilege", of(A, gone(DEAD, 1), role="app_ro")),
     "the ledger, truncated": ("privilege", a(Truncate(LEDGER))),
     "dead events, truncated": ("privilege", a(Truncate(DEAD))),
-    "the ledger, truncated by the owner": (OPEN, repair(Truncate(LEDGER))),
+    "the ledger, truncated by the owner": (ACCEPTED, repair(Truncate(LEDGER))),
+    "events, truncated by the owner alone": ("reference", repair(Truncate(EVENTS))),
+    "dead events, truncated by the owner of others": (OPEN, repair(Truncate(DEAD))),
+    "a table, taken": ("ownership", a(Comment(LEDGER, "table"))),
+    "a function, taken": ("ownership", a(Comment("public.check_ledger_net()", "function"))),
+    "a function that runs as its owner": ("execution", a(Attach("public.check_ledger_net()"))),
+    "a function that runs as who calls it": (OPEN, a(Attach("public.fn_prevent_truncate()"))),
     "a tenant": (ACCEPTED, erasure(A)),
     "a tenant by an application role": ("privilege", erasure(A, "app_rw")),
     "a tenant that is not there": (ACCEPTED, erasure(UNKNOWN)),

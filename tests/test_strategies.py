@@ -19,7 +19,9 @@ from invariants.model import pii_keys
 from invariants.operations import (
     OPERATOR,
     STATEMENTS,
+    Attach,
     Call,
+    Comment,
     Delete,
     Insert,
     Json,
@@ -296,8 +298,8 @@ KINDS: dict[str, Mapping[str, Kind]] = {
         **{
             f"a statement: {name}": states(kind)
             for name, kind in STATEMENTS.items()
-            # There is no function without arguments to call.
-            if kind is not Call
+            # There is no function without arguments to call; the others are only swept.
+            if kind not in (Call, Comment, Attach)
         },
         "a row handed to another tenant": lambda s: any(
             c == "tenant_id" and v != s.tenant and v in (A, B)

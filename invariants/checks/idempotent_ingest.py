@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from invariants import sql
 from invariants.catalog import Catalog
@@ -34,7 +35,7 @@ class IdempotentIngest(Invariant):
         "Sending an ingest again, at any later point, leaves one row, the first, and no error."
     )
     examines = "a message that was delivered again"
-    sweeps = ("keys",)
+    sweeps: ClassVar[tuple[str, ...]] = ("keys",)
     focus = {
         "ingest": 16,
         "redeliver": 16,

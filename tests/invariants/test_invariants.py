@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from invariants.checks import INVARIANTS
-from invariants.pytest_plugin import Verdict
+from invariants.pytest_plugin import GATE_CHECKS, Verdict
 
 pytestmark = pytest.mark.invariants
 
@@ -13,3 +13,9 @@ pytestmark = pytest.mark.invariants
 @pytest.mark.parametrize("verdict", INVARIANTS, indirect=True)
 def test_invariant(verdict: Verdict) -> None:
     verdict.assert_held()
+
+
+@pytest.mark.parametrize("gate_check", GATE_CHECKS, indirect=True)
+def test_release(gate_check: None) -> None:
+    """Only with --invariants-profile release: what the gate looks at besides."""
+    del gate_check
