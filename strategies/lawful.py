@@ -52,8 +52,12 @@ def lawful(world: World, table: str, tenant: str, total: int = 0) -> list[Lawful
     for parent in _parents(world, table):
         before += lawful(world, parent, tenant, total)
     values = new_row(world, table, tenant)
+    parents = {c for c, t in contract.references(table) if t in contract.tenancy.tables}
     for rule in contract.idempotency:
-        for column in rule.keys[0] if rule.table == table else ():
+        # A key that names a row just made is new by that.
+        if rule.table != table or parents & set(rule.keys[0]):
+            continue
+        for column in rule.keys[0]:
             if column in values and relation.foreign_key_of(column) is None:
                 kind = relation.columns[column].type
                 values[column] = (

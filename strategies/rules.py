@@ -486,6 +486,14 @@ def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operatio
             )
             made.append(Operation(row.actor, (replace(message, conflict=Conflict()),), delivery))
         made.append(row.inserted(**{key: world.new_id(rule.table)}))
+    # The other tenant sends the first one's message, to be ignored if it is there.
+    values = {
+        **rows[0].values,
+        key: world.new_id(rule.table),
+        world.contract.tenancy.column: other,
+    }
+    stolen = replace(_together([replace(rows[0], values=values)]), conflict=Conflict())
+    made.append(Operation(rows[1].actor, (stolen,)))
     return [*made, *_other_keys(world, rule, rows[0], position)]
 
 
