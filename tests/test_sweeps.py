@@ -1,0 +1,283 @@
+"""What is enumerated: it holds at head, and each list finds what it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+
+import strategies
+from invariants.checks import INVARIANTS, Invariant
+from invariants.contract import Contract
+from invariants.environment import Environment
+from invariants.judge import Judge, by_signature
+from invariants.operations import Operation, Select, Truncate, Workload
+from tests.engine import altered
+
+SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
+SESSION = "NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"
+
+
+def with_sweeps(invariant: str, *sweeps: str) -> Invariant:
+    """The invariant as if these lists were all it has."""
+    base = type(INVARIANTS[invariant])
+    made: Invariant = type(base.__name__, (base,), {"sweeps": sweeps})()
+    return made
+
+
+def swept(judge: Judge, invariant: str, *sweeps: str) -> list[Workload]:
+    return list(strategies.sweeps(judge.contract, judge.catalog, with_sweeps(invariant, *sweeps)))
+
+
+def found(judge: Judge, invariant: str, *sweeps: str) -> set[str]:
+    """The signatures that a sweep shows, without the invariant's name."""
+    return {
+        signature.removeprefix(f"{invariant}/")
+        for workload in swept(judge, invariant, *sweeps)
+        for signature in by_signature(judge.violations(INVARIANTS[invariant], workload)[1])
+    }
+
+
+@pytest.mark.parametrize(("invariant", "sweep"), SWEPT)
+def test_it_holds_at_head(head_judge: Judge, invariant: str, sweep: str) -> None:
+    workloads = swept(head_judge, invariant, sweep)
+    assert workloads
+    assert found(head_judge, invariant, sweep) == set()
+
+
+def test_it_is_the_same_every_time(head_judge: Judge) -> None:
+    for invariant, sweep in SWEPT:
+        assert swept(head_judge, invariant, sweep) == swept(head_judge, invariant, sweep)
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """SQL that breaks head, and a cause that the sweep of an invariant shows then."""
+
+    sql: str
+    cause: str
+
+
+FLAWS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
+    ("cross-tenant", "writes"): (
+        Flaw(
+            "ALTER POLICY tenant_isolation_policy ON dead_events WITH CHECK (true)",
+            "insert/dead_events/tenant_isolation_policy",
+        ),
+        Flaw(
+            "ALTER ROLE migration_owner BYPASSRLS",
+            "update/attribution_events/tenant_isolation_policy",
+        ),
+    ),
+    ("cross-tenant", "leaks"): (
+        Flaw(
+            "ALTER VIEW v_realtime_revenue RESET (security_barrier)",
+            "noninterference/v_realtime_revenue/view without tenant filter",
+        ),
+    ),
+    ("append-only", "layers"): (
+        Flaw(
+            "GRANT UPDATE (revenue_cents) ON attribution_events TO app_ro",
+            "update/attribution_events/privilege",
+        ),
+        Flaw(
+            "ALTER TABLE revenue_ledger DISABLE TRIGGER trg_ledger_prevent_mutation",
+            "update/revenue_ledger/no trigger",
+        ),
+        Flaw(
+            "CREATE OR REPLACE FUNCTION fn_events_prevent_mutation() RETURNS trigger"
+            " LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "delete/attribution_events/trg_events_prevent_mutation",
+        ),
+    ),
+    ("liveness", "permitted"): (
+        Flaw(
+            "CREATE UNIQUE INDEX too_much ON dead_events (tenant_id, ingested_at)",
+            "insert/dead_events/too_much",
+        ),
+        Flaw(
+            "DROP POLICY tenant_isolation_policy ON dead_events; "
+            f"CREATE POLICY p ON dead_events FOR SELECT USING (tenant_id = {SESSION}); "
+            f"CREATE POLICY q ON dead_events FOR INSERT WITH CHECK (tenant_id = {SESSION})",
+            "update/dead_events/another effect",
+        ),
+    ),
+    ("liveness", "privileges"): (
+        Flaw("GRANT SELECT (name) ON tenants TO PUBLIC", "select/tenants/privilege not enforced"),
+        Flaw(
+            "GRANT UPDATE (code) ON channel_taxonomy TO app_admin",
+            "update/channel_taxonomy/privilege not enforced",
+        ),
+        # A foreign key refuses as well, and that hides it.
+        Flaw(
+            "GRANT TRUNCATE ON attribution_events TO app_ro",
+            "truncate/attribution_events/privilege not enforced",
+        ),
+        Flaw(
+            "GRANT INSERT (tenant_id, source, error_code, error_detail, raw_payload)"
+            " ON dead_events TO app_ro",
+            "insert/dead_events/privilege not enforced",
+        ),
+        Flaw(
+            "ALTER TABLE reconciliation_runs OWNER TO app_ro",
+            "comment/reconciliation_runs/ownership not enforced",
+        ),
+        Flaw(
+            "ALTER FUNCTION names_pii(jsonb) OWNER TO app_rw",
+            "comment/public.names_pii(document jsonb)/ownership not enforced",
+        ),
+        Flaw(
+            "GRANT EXECUTE ON FUNCTION check_ledger_net() TO app_rw",
+            "attach/public.check_ledger_net()/execution not enforced",
+        ),
+    ),
+    ("liveness", "columns"): (
+        Flaw(
+            "ALTER TABLE dead_events ALTER source DROP NOT NULL",
+            "insert/dead_events/not null not enforced",
+        ),
+        Flaw("ALTER TABLE dead_events ALTER source TYPE varchar(999)", "insert/dead_events/22001"),
+        Flaw(
+            "ALTER TABLE attribution_allocations"
+            " DROP CONSTRAINT ck_attribution_allocations_allocation_ratio_bounds",
+            "insert/attribution_allocations/domain not enforced",
+        ),
+        Flaw(
+            "ALTER TABLE attribution_allocations ALTER allocation_ratio TYPE numeric(5,4)",
+            "insert/attribution_allocations/another effect",
+        ),
+        Flaw(
+            "ALTER TABLE reconciliation_runs ALTER created_at TYPE timestamptz(0)",
+            "insert/reconciliation_runs/another effect",
+        ),
+        Flaw(
+            "ALTER TABLE dead_events DROP CONSTRAINT dead_events_pkey",
+            "insert/dead_events/unique not enforced",
+        ),
+        Flaw(
+            "ALTER TABLE tenants DROP CONSTRAINT ck_tenants_name_not_empty",
+            "insert/tenants/domain not enforced",
+        ),
+    ),
+    ("liveness", "erasures"): (
+        Flaw(
+            "ALTER TABLE dead_events DROP CONSTRAINT dead_events_tenant_id_fkey",
+            "delete/dead_events/another effect",
+        ),
+    ),
+    ("liveness", "truncations"): (
+        Flaw(
+            "REVOKE TRUNCATE ON revenue_ledger FROM migration_owner",
+            "truncate/revenue_ledger/privilege",
+        ),
+    ),
+    ("liveness", "sums"): (
+        Flaw(
+            "DROP TRIGGER trg_check_allocation_sum ON attribution_allocations; "
+            "CREATE TRIGGER trg_check_allocation_sum AFTER INSERT OR UPDATE OR DELETE"
+            " ON attribution_allocations FOR EACH ROW EXECUTE FUNCTION check_allocation_sum()",
+            "delete/attribution_allocations/check_allocation_sum",
+        ),
+    ),
+    ("allocation-sum", "sums"): (
+        Flaw(
+            "DROP TRIGGER trg_check_event_revenue ON attribution_events",
+            "update/attribution_events/trg_check_allocation_sum",
+        ),
+    ),
+    ("ledger", "ledgers"): (
+        Flaw(
+            "DROP TRIGGER trg_check_ledger_net_of_repair ON revenue_ledger",
+            "update/revenue_ledger/net of corrections",
+        ),
+    ),
+    ("idempotent-ingest", "keys"): (
+        Flaw(
+            "DROP INDEX idx_attribution_events_tenant_correlation_id",
+            "insert/attribution_events/correlation_id",
+        ),
+    ),
+    ("taxonomy", "taxonomies"): (
+        Flaw(
+            "ALTER TABLE attribution_allocations"
+            " DROP CONSTRAINT fk_attribution_allocations_channel_code",
+            "insert/attribution_allocations/no foreign key",
+        ),
+        Flaw(
+            "UPDATE channel_taxonomy SET is_active = false WHERE code = 'email'",
+            "mapping/channel_taxonomy/retired",
+        ),
+    ),
+    ("read-path", "refreshes"): (
+        Flaw(
+            "DROP INDEX idx_mv_realtime_revenue_tenant_id",
+            "refresh/mv_realtime_revenue/55000",
+        ),
+    ),
+    ("pii", "documents"): (
+        Flaw(
+            "ALTER TABLE dead_events DROP CONSTRAINT ck_dead_events_raw_payload_names_no_pii",
+            "insert/dead_events/raw_payload",
+        ),
+    ),
+}
+
+
+def _flaws() -> Iterator[tuple[str, str, Flaw]]:
+    for (invariant, sweep), flaws in FLAWS.items():
+        for flaw in flaws:
+            yield invariant, sweep, flaw
+
+
+@pytest.mark.parametrize(("invariant", "sweep", "flaw"), list(_flaws()))
+def test_it_finds_what_it_is_for(
+    head: Environment, contract: Contract, invariant: str, sweep: str, flaw: Flaw
+) -> None:
+    with altered(head, *flaw.sql.split("; ")) as broken, Judge(broken, contract) as judge:
+        assert flaw.cause in found(judge, invariant, sweep)
+
+
+def test_every_list_has_a_flaw_that_it_finds() -> None:
+    assert {sweep for _, sweep in FLAWS} == {sweep for _, sweep in SWEPT}
+
+
+def operations(judge: Judge, invariant: str, sweep: str) -> list[Operation]:
+    return [o for w in swept(judge, invariant, sweep) for o in w.operations]
+
+
+def test_every_privilege_is_asked_for(head_judge: Judge) -> None:
+    asked = {
+        (o.actor.role, s.kind, s.relation, getattr(s, "columns", ()), getattr(s, "assign", ()))
+        for o in operations(head_judge, "liveness", "privileges")
+        for s in o.statements
+    }
+    contract, catalog = head_judge.contract, head_judge.catalog
+    for role in contract.application_roles:
+        for relation in catalog.relations.values():
+            for column in relation.columns.values():
+                if not contract.may(role, "select", relation.name):
+                    assert (role, "select", relation.name, (column.name,), ()) in asked
+                if (
+                    relation.kind == "table"
+                    and not column.generated
+                    and not contract.may(role, "update", relation.name)
+                ):
+                    assert (role, "update", relation.name, (), ((column.name, None),)) in asked
+
+
+def test_a_leak_is_read_without_indexes(head_judge: Judge) -> None:
+    leaks = [o for o in operations(head_judge, "cross-tenant", "leaks") if o.leaks]
+    columns = {s.leak for o in leaks for s in o.statements if isinstance(s, Select)}
+    assert {"tenant_id", "total_revenue", "raw_payload"} <= columns
+
+
+def test_truncate_is_tried_with_and_without_cascade(head_judge: Judge) -> None:
+    tried = {
+        (s.relation, s.cascade)
+        for o in operations(head_judge, "append-only", "layers")
+        for s in o.statements
+        if isinstance(s, Truncate)
+    }
+    for rule in head_judge.contract.append_only:
+        assert {(rule.table, True), (rule.table, False)} <= tried
