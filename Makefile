@@ -11,11 +11,13 @@ RUN ?=
 NIGHT := .invariants/last-night
 
 .DEFAULT_GOAL := help
-.PHONY: help setup invariants last-night test lint bench history clean
+.PHONY: help setup invariants mutants gate last-night test lint bench history clean
 
 help:
 	@echo 'make invariants   search for violations of the schema at its newest revision'
 	@echo '                  (ARGS="--revision documented --seed 7")'
+	@echo 'make mutants      which broken schemas would be noticed? (a quarter of an hour)'
+	@echo 'make gate         may this schema be released? writes report/'
 	@echo 'make last-night   replay what the nightly workflow kept (needs gh, the GitHub CLI)'
 	@echo 'make test         run the tests (ARGS="-k servers")'
 	@echo 'make lint         check style, format and types'
@@ -32,6 +34,12 @@ invariants: $(READY)
 	  echo; echo 'The findings above are the result: the schema breaks promises of invariants.toml.'; \
 	  echo 'Nothing went wrong with the tool; "Error 1" below is how make passes on exit status 1.'; \
 	fi; exit $$status
+
+mutants: $(READY)
+	@$(BIN)/python -m invariants mutants $(ARGS)
+
+gate: $(READY)
+	@$(BIN)/python -m invariants gate $(ARGS)
 
 last-night: $(READY)
 	@command -v gh >/dev/null || { \
@@ -66,7 +74,7 @@ history: $(READY)
 	  tests/counterexamples/*.json
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts report *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Done again when pyproject.toml changes; a .venv whose Python is gone is made anew.

@@ -210,13 +210,14 @@ class Terminal:
         )
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; every column but the first holds numbers."""
-        shown = Table(box=None, pad_edge=False)
-        for position, column in enumerate(head):
-            shown.add_column(column, justify="right" if position else "left", no_wrap=True)
-        for row in rows:
-            shown.add_row(*row)
-        self.out.print(shown)
+        """A table, however wide; every column but the first holds numbers."""
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            cells = [
+                c.rjust(w) if n else c.ljust(w)
+                for n, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.out.print("  ".join(cells).rstrip(), markup=False)
 
     def _progress(self, event: Progress) -> None:
         rate = event.operations / event.seconds if event.seconds else 0

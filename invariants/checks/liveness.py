@@ -15,6 +15,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.contract import ANYBODY
 from invariants.history import Step
 from invariants.operations import Select, Truncate
 
@@ -100,13 +101,13 @@ class Liveness(Invariant):
 
     def _accepted(self, step: Step, prediction: model.Prediction) -> Violation:
         statement = step.operation.statements[prediction.position]
-        actor = step.operation.actor.role or "the operator"
+        actor = _who(step.operation.actor.role)
         return Violation(
             signature=self.signature(
                 statement.kind, statement.relation, f"{prediction.rule} not enforced"
             ),
             operation=step.index,
-            summary=f"{actor}'s {statement.kind} of {statement.relation} is accepted, and the "
+            summary=f"{statement.kind} of {statement.relation} by {actor} is accepted, and the "
             f"contract does not permit it: {_WHY[prediction.rule]}",
             promise="What the contract does not permit is refused.",
             proof=(Condition("accepted", step.index),),
@@ -141,7 +142,7 @@ class Liveness(Invariant):
                 statement.kind, statement.relation, f"{prediction.rule} not enforced"
             ),
             operation=step.index,
-            summary=f"{role} has the privilege to {needed} {statement.relation}, which the "
+            summary=f"{_who(role)} has the privilege to {needed} {statement.relation}, which the "
             f"contract does not promise it: what refuses is another guard ({error.sqlstate})",
             promise="What the contract does not permit is refused, and by every layer.",
             proof=(
@@ -164,7 +165,7 @@ class Liveness(Invariant):
                 step.operation.statements[-1].kind, amiss.table, "another effect"
             ),
             operation=step.index,
-            summary=f"{step.operation.actor.role or 'the operator'} is told that it went well, "
+            summary=f"{_who(step.operation.actor.role)} is told that it went well, "
             f"but a row of {amiss.table} {amiss.what}",
             promise=self.promise,
             proof=(
@@ -177,7 +178,7 @@ class Liveness(Invariant):
     def _refused(self, case: Case, step: Step) -> Violation:
         error, statement = step.error, step.failed_statement
         assert error is not None
-        actor = step.operation.actor.role or "the operator"
+        actor = _who(step.operation.actor.role)
         return Violation(
             signature=self.signature(
                 statement.kind, statement.relation, guards.refusing(error, statement, case.catalog)
@@ -209,3 +210,7 @@ class Liveness(Invariant):
                     promise=self.promise,
                     proof=(Condition("seen", step.index, f"NOT {row_matches(table, key)}"),),
                 )
+
+
+def _who(role: str) -> str:
+    return f"anybody ({role}, say)" if role == ANYBODY else role or "the operator"
