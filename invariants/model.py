@@ -232,12 +232,13 @@ class _Model:
         if self.role == OPERATOR:
             root = name == self.contract.tenancy.root and verb == "insert"
             _need(root or any(t.table == name for t in self.contract.taxonomies))
-        elif self.role != self.contract.tenancy.erased_by or name != self.contract.tenancy.root:
-            # Who erases tenants may as well look for them.
-            _require(self.contract.may(self.role, verb, name), "privilege")
-        else:
-            _need(verb != "select")
-            _require(verb == "delete", "privilege")
+        elif not self.contract.may(self.role, verb, name):
+            # Who erases tenants may as well look for them, and an owner may do anything.
+            tenancy = self.contract.tenancy
+            erasing = (self.role, name) == (tenancy.erased_by, tenancy.root)
+            _need(not (erasing and verb in ("select", "delete")))
+            _need(self._is_anybody() or relation.owner != self.role)
+            _require(False, "privilege")
         return relation
 
     def _writable(self, verb: str, name: str) -> Relation:

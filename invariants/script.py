@@ -83,9 +83,13 @@ class _Script:
             insert = Insert(self.case.contract.tenancy.root, tenant.columns, (tenant.row,))
             yield f"{sql.spelled(insert)};"
         yield from self._states(-1, prefix)
-        positions = {id(o): i for i, o in enumerate(self.workload.operations)}
+        index = -1
         for operation in workload.operations:
-            yield from self._operation(positions[id(operation)], operation, prefix)
+            # A world leaves operations out and keeps their order; one may be in it twice.
+            index = next(
+                i for i, o in enumerate(self.workload.operations) if i > index and o is operation
+            )
+            yield from self._operation(index, operation, prefix)
 
     def _operation(self, index: int, operation: Operation, prefix: str) -> Iterator[str]:
         actor = operation.actor

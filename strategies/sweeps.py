@@ -156,7 +156,7 @@ def _unpromised_inserts(world: World, table: str) -> list[Operation]:
         *(r.inserted() for r in before),
         *(
             inserting(Actor(role, tenant), table, needed)
-            for role in (*contract.application_roles, ANYBODY)
+            for role in (*contract.roles, ANYBODY)
             if not contract.may(role, "insert", table)
         ),
     ]

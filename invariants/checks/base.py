@@ -197,6 +197,14 @@ def changed_proof(case: Case, step: Step, change: Change) -> tuple[Condition, ..
     if change.before is None:
         return (Condition("state", step.index, exists(case, change.record)),)
     present = kept(case, change)
+    if change.after is not None and present == exists(case, change.before):
+        # Only what the clock had made has changed: what it is now is all that can be told.
+        told = {c: v for c, v in change.after.values.items() if v != change.before.get(c)}
+        changed = row_matches(change.table, key_of(case, change.before) | told)
+        return (
+            Condition("state", step.index - 1, f"NOT {changed}"),
+            Condition("state", step.index, changed),
+        )
     return (
         Condition("state", step.index - 1, present),
         Condition("state", step.index, f"NOT {present}"),
