@@ -159,7 +159,8 @@ def gate(
         checks += [invariant_check(i) for i in finished]
         checks.append(coverage_check(search.coverage, failed=_failed(checks)))
         held = not _failed(checks)
-        if held and run.fixed_seeds and options.run.max_examples is None:
+        as_the_profile_says = options.run.max_examples is None and options.run.time_budget is None
+        if held and run.fixed_seeds and as_the_profile_says:
             memory = {**memory, "seeds": list(run.fixed_seeds)}
         mutation = None
         if held:

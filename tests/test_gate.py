@@ -18,17 +18,28 @@ from invariants.contract import Contract
 from invariants.coverage import Coverage
 from invariants.environment import Environment
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
-from invariants.gate import Check, Gate, GateOptions, gate, within_budget
+from invariants.gate import Check, Gate, GateOptions, Mutation, gate, within_budget
 from invariants.gate_report import headline, junit, markdown, screen, to_json, write_all
 from invariants.mutants.hunt import Outcome
 from invariants.mutants.score import MutantOptions
 from invariants.options import RunOptions
+from invariants.run import Report
+from invariants.servers.base import ServerInfo
 from tests.conftest import ROOT
 from tests.engine import DOCUMENTED
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 KEPT = ("pii-insert-dead_events-raw_payload", "append-only-truncate-revenue_ledger-no-trigger")
+
+
+NOTHING_DONE = Gate(
+    Report(ServerInfo("embedded", "18.4", "for a test"), "r", 1, "release", 0.0, ()),
+    (),
+    (),
+    None,
+    0.0,
+)
 
 
 @pytest.fixture
@@ -44,7 +55,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateOptions:
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     return GateOptions(
-        RunOptions(server="embedded", profile="release", seed=1, max_examples=260),
+        RunOptions(server="embedded", profile="release", seed=1, max_examples=200),
         MutantOptions(operators=("reference-row-missing",), jobs=2),
         counterexamples=counterexamples,
     )
@@ -93,25 +104,24 @@ class TestOnHead:
         assert within_budget(quick.run, {}, failed=True).seconds == 45
         assert within_budget(replace(quick.run, time_budget=7), memory).seconds == 7
 
-    def test_a_score_below_the_threshold_fails(self, options: GateOptions) -> None:
-        # Nothing but the mapping file is asked, so retired codes that are missing go unnoticed.
-        Path("pyproject.toml").write_text("[tool.invariants]\nmutation_score = 1.0\n")
-        blind = replace(options.mutants, invariants=("pii",), mutant_budget=1)
-        result = passing(replace(options, mutants=blind))
+    @pytest.fixture
+    def blind(self, head: Environment, contract: Contract, options: GateOptions) -> Mutation:
+        """The score of an invariant that does not look at codes."""
+        mutants = replace(options.mutants, invariants=("pii",), mutant_budget=0.5)
+        asked = replace(options, mutants=mutants)
+        return gates.measured(asked, head, contract, {}, 1.0, lambda _: None, told)
+
+    def test_a_score_below_the_threshold_fails(self, blind: Mutation) -> None:
+        check = blind.check()
+        assert check.status == "failed"
+        assert check.line.startswith("0 of 9 mutants killed (0.0%), 9 survived, at least 100.0%")
+        assert "survived: reference-row-missing/channel_taxonomy/email" in check.details
+        assert replace(blind, threshold=0.0).check().status == "passed"
+        result = replace(NOTHING_DONE, checks=(check,), mutation=blind)
         assert result.exit_status == EXIT_VIOLATED
         assert headline(result).startswith("gate failed: mutation score: 0 of 9 mutants killed")
-        (check,) = of(result, "mutants")
-        assert "survived: reference-row-missing/channel_taxonomy/email" in check.details
-        assert "mutant reference-row-missing/channel_taxonomy/email is not noticed" in markdown(
-            result
-        )
-
-    def test_a_threshold_that_is_met_passes(self, options: GateOptions) -> None:
-        Path("pyproject.toml").write_text("[tool.invariants]\nmutation_score = 0\n")
-        blind = replace(options.mutants, invariants=("pii",), mutant_budget=1)
-        result = passing(replace(options, mutants=blind))
-        assert result.exit_status == EXIT_HELD
-        assert "at least 0.0% are wanted" in of(result, "mutants")[0].line
+        missing = "mutant reference-row-missing/channel_taxonomy/email is not noticed"
+        assert missing in markdown(result)
 
     def test_a_guard_that_was_not_met_fails(self, options: GateOptions) -> None:
         result = passing(replace(options, run=replace(options.run, max_examples=1)))
@@ -123,12 +133,14 @@ class TestOnHead:
 
 
 class TestOnTheDocumentedSchema:
-    @pytest.fixture
-    def failed(self, options: GateOptions) -> Gate:
+    def test_it_fails(self, options: GateOptions, tmp_path: Path) -> None:
         run = replace(options.run, revision="documented", max_examples=60)
-        return passing(replace(options, run=run))
+        failed = passing(replace(options, run=run))
+        self.verdict_and_causes_fit_on_one_screen(failed)
+        self.mutants_are_not_hunted(failed)
+        self.the_files_say_the_same(failed, tmp_path)
 
-    def test_verdict_and_causes_fit_on_one_screen(self, failed: Gate) -> None:
+    def verdict_and_causes_fit_on_one_screen(self, failed: Gate) -> None:
         assert failed.exit_status == EXIT_VIOLATED
         assert failed.search.revision == DOCUMENTED
         lines = list(screen(failed))
@@ -140,13 +152,13 @@ class TestOnTheDocumentedSchema:
         assert len(lines) < 60
         assert lines[1] == ""
 
-    def test_mutants_are_not_hunted(self, failed: Gate) -> None:
+    def mutants_are_not_hunted(self, failed: Gate) -> None:
         (check,) = of(failed, "mutants")
         assert check.status == "skipped"
         assert failed.mutation is None
         assert f"mutation score: {check.line}" in list(screen(failed))
 
-    def test_the_files_say_the_same(self, failed: Gate, tmp_path: Path) -> None:
+    def the_files_say_the_same(self, failed: Gate, tmp_path: Path) -> None:
         write_all(failed, tmp_path / "report")
         document = json.loads((tmp_path / "report/gate.json").read_text())
         assert (document["verdict"], document["exit_status"]) == ("failed", 1)
@@ -251,12 +263,9 @@ class TestCommand:
         assert cli.main([*arguments, "--server", "postgresql://127.0.0.1:9/x"]) == 3
         assert capsys.readouterr().out == ""
 
-    def test_what_cannot_be_judged_is_no_pass(self, options: GateOptions) -> None:
-        result = passing(
-            replace(options, run=replace(options.run, revision="documented", max_examples=1))
-        )
+    def test_what_cannot_be_judged_is_no_pass(self) -> None:
         wrong = replace(
-            result, checks=(Check("invariants", "pii", "error", "nothing was examined"),)
+            NOTHING_DONE, checks=(Check("invariants", "pii", "error", "nothing was examined"),)
         )
         assert wrong.exit_status == EXIT_INFRASTRUCTURE
         assert headline(wrong) == "gate not decided: pii: nothing was examined"

@@ -64,7 +64,7 @@ class TestHunt:
         outcome = hunt(head, contract, OPEN_POLICY, replace(PLAN, artifacts=tmp_path))
         assert outcome.status == "killed"
         assert outcome.kill is not None
-        assert outcome.kill.signature == "cross-tenant/select/dead_events/tenant_isolation_policy"
+        assert outcome.kill.signature == "cross-tenant/delete/dead_events/tenant_isolation_policy"
         assert outcome.kill.operations == 2
         assert outcome.kill.saved is not None
         assert outcome.kill.saved.json.parent == tmp_path / slug(OPEN_POLICY)
@@ -190,7 +190,7 @@ class TestScore:
         [
             ("taxonomy", "reference-row-missing", "reference-row-missing/channel_taxonomy/email"),
             ("append-only", "trigger-disabled", "trg_revenue_ledger_prevent_truncate"),
-            ("liveness", "privilege-revoked", "privilege-revoked/dead_events/app_rw/INSERT"),
+            ("liveness", "trigger-not-deferred", "trg_check_ledger_net_of_correction"),
         ],
     )
     def test_without_an_invariant_the_score_falls(
