@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from invariants.errors import InfrastructureError
+from invariants.errors import InfrastructureError, server_lost
 from invariants.migrate import Lineage, Migrations, fingerprint, lineage, upgrade
 from invariants.patches import apply_patch
 from invariants.servers.base import (
@@ -124,6 +124,8 @@ class Environment:
                     self._admin = connect(self._conninfo)
                 clone_database(self._admin, name, self._template)
             except psycopg.Error as error:
+                if error.sqlstate is None:
+                    raise server_lost(str(error)) from error
                 raise InfrastructureError(
                     f"cannot create a scratch database: {database_message(error)}"
                 ) from error

@@ -28,3 +28,12 @@ class InfrastructureError(InvariantsError):
     """Server, migration or disk failed. Never evidence about an invariant."""
 
     exit_status = EXIT_INFRASTRUCTURE
+
+
+def server_lost(reason: str) -> InfrastructureError:
+    """What to raise when the server is no longer there, for the reason that libpq gives."""
+    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+    return InfrastructureError(
+        f"the database server went away ({lines[0] if lines else 'no reason given'}); "
+        "look at its log, then run again"
+    )

@@ -19,7 +19,7 @@ from invariants.catalog import Catalog, read_catalog
 from invariants.checks.base import Case, Invariant, Violation
 from invariants.contract import Contract
 from invariants.environment import Environment, Scratch
-from invariants.errors import InfrastructureError, InvariantsError
+from invariants.errors import InfrastructureError, InvariantsError, server_lost
 from invariants.execute import Executor, Started
 from invariants.history import History
 from invariants.model import predict
@@ -130,6 +130,8 @@ class Judge:
                     catalog = read_catalog(conn)
                 catalog = self.contract.promised(catalog)
         except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise server_lost(str(error)) from None
             raise InfrastructureError(
                 f"the scratch database cannot be read: {str(error).strip()}"
             ) from None

@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from invariants.errors import InfrastructureError
+from invariants.errors import server_lost
 
 Parameters = tuple[str | None, ...]
 Query = tuple[str, Parameters]
@@ -77,9 +77,9 @@ class Wire:
         try:
             self._pg = pq.PGconn.connect(conninfo.encode())
         except psycopg.OperationalError as error:
-            raise self._lost(str(error)) from None
+            raise server_lost(str(error)) from None
         if self._pg.status != pq.ConnStatus.OK:
-            raise self._lost(self._pg.error_message.decode(errors="replace"))
+            raise server_lost(self._pg.error_message.decode(errors="replace"))
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._poll = select.poll()
@@ -108,7 +108,7 @@ class Wire:
                     self._pg.flush()
             self._drain()
         except psycopg.OperationalError as error:
-            raise self._lost(str(error)) from None
+            raise server_lost(str(error)) from None
 
     def receive(self) -> list[Reply]:
         """Wait for the replies to all that was sent, in order."""
@@ -116,7 +116,7 @@ class Wire:
         try:
             return [self._reply(count) for count in expected]
         except psycopg.OperationalError as error:
-            raise self._lost(str(error)) from None
+            raise server_lost(str(error)) from None
 
     def copy_in(self, before: Sequence[Query], query: str, data: str) -> Reply:
         """COPY cannot be pipelined: run `before`, then COPY, in a transaction of its own."""
@@ -139,7 +139,7 @@ class Wire:
             pg.nonblocking = 1
             pg.enter_pipeline_mode()
         except psycopg.OperationalError as fault:
-            raise self._lost(str(fault)) from None
+            raise server_lost(str(fault)) from None
         return Reply(() if error else (_answer(result),), error)
 
     def _prepare(self, transactions: Sequence[Transaction]) -> None:
@@ -198,7 +198,7 @@ class Wire:
         for _ in range(statements):
             result = self._next()
             if result is None:
-                raise self._lost("no answer to a statement")
+                raise server_lost("no answer to a statement")
             if result.status in _SUCCESS:
                 answers.append(_answer(result))
             elif result.status == pq.ExecStatus.FATAL_ERROR:
@@ -209,7 +209,7 @@ class Wire:
             if result is not None:
                 error = error or self._error(result)
             elif self._pg.status != pq.ConnStatus.OK:
-                raise self._lost(self._pg.error_message.decode(errors="replace"))
+                raise server_lost(self._pg.error_message.decode(errors="replace"))
         return Reply(tuple(answers), error)
 
     def _error(self, result: pq.abc.PGresult) -> ServerError | None:
@@ -221,7 +221,7 @@ class Wire:
 
         sqlstate, message = field(_D.SQLSTATE), field(_D.MESSAGE_PRIMARY)
         if not sqlstate or sqlstate.startswith(_FAULTS) or self._pg.status != pq.ConnStatus.OK:
-            raise self._lost(message or result.error_message.decode(errors="replace"))
+            raise server_lost(message or result.error_message.decode(errors="replace"))
         context = field(_D.CONTEXT)
         function = _FUNCTION.search(context)
         return ServerError(
@@ -232,14 +232,6 @@ class Wire:
             constraint=field(_D.CONSTRAINT_NAME),
             function=next(filter(None, function.groups())) if function else "",
             context=context,
-        )
-
-    @staticmethod
-    def _lost(reason: str) -> InfrastructureError:
-        lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
-        return InfrastructureError(
-            f"the database server went away ({lines[0] if lines else 'no reason given'}); "
-            "look at its log, then run again"
         )
 
 

@@ -92,7 +92,7 @@ def test_a_violation_fails_its_test_with_the_story(
         "idempotent-ingest",
     )
     assert result.ret == 1
-    result.assert_outcomes(failed=1, deselected=8)
+    result.assert_outcomes(failed=1, deselected=10)
     result.stdout.fnmatch_lines(
         [
             "invariants: server embedded, revision documented, seed 3, profile dev",
@@ -169,7 +169,7 @@ def test_what_was_not_judged_is_an_error_and_not_a_failure(session: Session) -> 
     )
     result = session.run("-k", "taxonomy")
     assert result.ret == 1
-    result.assert_outcomes(errors=1, deselected=8)
+    result.assert_outcomes(errors=1, deselected=10)
     result.stdout.fnmatch_lines(["*taxonomy not judged*", "*nothing learned*"])
 
 
@@ -179,7 +179,7 @@ def test_an_invariant_without_a_rule_is_skipped_with_the_reason(session: Session
     )
     result = session.run("-k", "ledger", "-rs")
     assert result.ret == 0
-    result.assert_outcomes(skipped=1, deselected=8)
+    result.assert_outcomes(skipped=1, deselected=10)
     result.stdout.fnmatch_lines(["*no [[][[]ledger]]*"])
 
 

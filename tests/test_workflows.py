@@ -148,7 +148,7 @@ class LastNight:
         settings = [f"BIN={self.bin}", f"NIGHT={self.folder / 'night'}", "READY="]
         path = os.pathsep.join([str(self.bin), os.environ["PATH"]])
         return subprocess.run(
-            ["make", "last-night", *settings, *words],
+            ["make", "--no-print-directory", "last-night", *settings, *words],
             cwd=ROOT,
             env={**os.environ, "LAST_RUN": "", "ARTIFACTS": "", "PATH": path, **variables},
             capture_output=True,
