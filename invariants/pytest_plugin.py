@@ -100,20 +100,29 @@ def verdict(request: pytest.FixtureRequest) -> Verdict:
     return Verdict(finished, fuzzer.seed, options.schema_arguments(fuzzer.options))
 
 
+@dataclass(frozen=True)
+class GateVerdict:
+    """What came of one part of the release gate."""
+
+    checks: tuple[Check, ...]
+
+    def assert_passed(self) -> None:
+        """Fail the test with what did not pass."""
+        __tracebackhide__ = True
+        failed = [c for c in self.checks if c.status in ("failed", "error")]
+        told = [f"{c.name}: {c.line}" for c in failed] + [d for c in failed for d in c.details]
+        if failed:
+            pytest.fail("\n".join(told), pytrace=False)
+
+
 @pytest.fixture
-def gate_check(request: pytest.FixtureRequest) -> None:
-    """Fail the test when the part of the release gate that the parameter names does not pass."""
-    __tracebackhide__ = True
+def gate_check(request: pytest.FixtureRequest) -> GateVerdict:
+    """Look at the part of the release gate that the parameter names."""
     fuzzer = request.config.stash[_FUZZER]
     try:
-        checks = fuzzer.gate_checks(request.param)
+        return GateVerdict(tuple(fuzzer.gate_checks(request.param)))
     except InvariantsError as error:
         fuzzer.stop(error, request.session)
-    failed = [c for c in checks if c.status in ("failed", "error")]
-    if failed:
-        told = [f"{c.name}: {c.line}" for c in failed]
-        told += [d for c in failed for d in c.details]
-        pytest.fail("\n".join(told), pytrace=False)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("cache")
 
 HEAVY = ("alembic", "faker", "hypothesis", "psycopg", "rich", "sqlalchemy", "testcontainers")
+KEPT = "pii-insert-dead_events-raw_payload"
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 
 ENGINE_REPLACED = """
@@ -109,6 +111,25 @@ def test_a_violation_fails_its_test_with_the_story(
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
     assert list(Path(session.pytester.path, "kept").glob("idempotent*.sql"))
     temp_folder.assert_empty()
+
+
+@pytest.mark.parametrize(("revision", "failed"), [("head", 0), ("documented", 1)])
+def test_the_release_profile_replays_what_is_kept(
+    session: Session, revision: str, failed: int
+) -> None:
+    kept = Path(session.pytester.path, "tests", "counterexamples")
+    kept.mkdir(parents=True)
+    shutil.copy(ROOT / f"tests/counterexamples/{KEPT}.json", kept)
+    result = session.run(
+        "--invariants-profile=release",
+        f"--invariants-revision={revision}",
+        "-k",
+        "test_release and counterexamples",
+    )
+    assert result.ret == failed
+    result.assert_outcomes(failed=failed, passed=1 - failed, deselected=10)
+    if failed:
+        result.stdout.fnmatch_lines([f"{KEPT}: pii/insert/dead_events/raw_payload fails again"])
 
 
 def test_workers_share_a_server_and_leave_no_database(session: Session, server_url: str) -> None:
