@@ -31,7 +31,7 @@ PROFILES: Mapping[str, Profile] = {
     "dev": Profile(300, 60, "a look while you work"),
     "ci": Profile(900, 110, "every pull request"),
     "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
-    "release": Profile(10_000, 600, "before a release", (1, 2, 3)),
+    "release": Profile(10_000, 300, "before a release", (1, 2, 3)),
 }
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from invariants.operations import OPERATOR, Actor, Insert, Operation, Value, ident
+from invariants.catalog import Catalog
+from invariants.operations import (
+    OPERATOR,
+    Actor,
+    Assignments,
+    Insert,
+    Operation,
+    Value,
+    ident,
+)
 from strategies.derived import column_value
 from strategies.registry import Values, new_row
 from strategies.world import World
@@ -29,11 +38,26 @@ def inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operatio
     return Operation(actor, (Insert(table, tuple(values), (tuple(values.values()),)),))
 
 
-def lawful(world: World, table: str, tenant: str, total: int = 0) -> list[LawfulRow]:
+def identified(catalog: Catalog, table: str) -> bool:
+    """Whether a client chooses the table's primary key, and it is one id."""
+    relation = catalog.tables.get(table)
+    key = relation.primary_key if relation else ()
+    return len(key) == 1 and relation is not None and relation.columns[key[0]].type == "uuid"
+
+
+def key_of(world: World, row: LawfulRow) -> Assignments:
+    """The condition that names the row; none for what the server numbers."""
+    key = world.catalog.tables[row.table].primary_key
+    return tuple((c, row.values[c]) for c in key if c in row.values)
+
+
+def lawful(
+    world: World, table: str, tenant: str, total: int = 0, below: tuple[str, ...] = ()
+) -> list[LawfulRow]:
     """A row that the contract permits, after the rows that it needs.
 
     Whatever the row is recognised by is new, so that any number of such rows can be made. `total`
-    is what parts add up to.
+    is what parts add up to, and `below` are the tables that wait for this one.
     """
     contract, number = world.contract, world.next("sweep")
     relation = world.catalog.tables[table]
@@ -47,10 +71,13 @@ def lawful(world: World, table: str, tenant: str, total: int = 0) -> list[Lawful
             for c in relation.columns.values()
             if not c.has_default
         }
-        values[relation.primary_key[0]] = f"sweep_{number}"
+        for taxonomy in contract.taxonomies:
+            if taxonomy.table == table:
+                values[taxonomy.code] = f"sweep_{number}"
         return [LawfulRow(table, Actor(OPERATOR), values)]
     for parent in _parents(world, table):
-        before += lawful(world, parent, tenant, total)
+        if parent not in below:
+            before += lawful(world, parent, tenant, total, (*below, table))
     values = new_row(world, table, tenant)
     parents = {c for c, t in contract.references(table) if t in contract.tenancy.tables}
     for rule in contract.idempotency:

@@ -15,7 +15,6 @@ from invariants.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
 from invariants.operations import (
     OPERATOR,
     Actor,
-    Assignments,
     Conflict,
     Delete,
     Insert,
@@ -28,7 +27,7 @@ from invariants.operations import (
     ident,
 )
 from strategies.derived import codes
-from strategies.lawful import LawfulRow, inserting, lawful
+from strategies.lawful import LawfulRow, identified, inserting, key_of, lawful
 from strategies.world import World
 
 Story = Callable[[World], list[Operation]]
@@ -39,8 +38,9 @@ _TOTAL = 100
 
 def sums(contract: Contract, catalog: Catalog) -> Stories:
     """Parts that add up to their total, that miss it by the tolerance, and by one more."""
-    del catalog
     for rule in contract.sums:
+        if not (identified(catalog, rule.table) and identified(catalog, rule.total_table)):
+            continue
         for story in (
             _splits,
             _changes_of_parts,
@@ -82,10 +82,6 @@ def _together(rows: Sequence[LawfulRow]) -> Insert:
     return Insert(rows[0].table, columns, tuple(tuple(r.values[c] for c in columns) for r in rows))
 
 
-def _key(world: World, row: LawfulRow) -> Assignments:
-    return tuple((c, row.values[c]) for c in world.catalog.tables[row.table].primary_key)
-
-
 def _splits(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
     made: list[Operation] = []
@@ -124,11 +120,11 @@ def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
     actor = _changing(world, "update", rows[1])
 
     def change(row: LawfulRow, amount: int) -> Update:
-        return Update(rule.table, ((rule.amount, amount),), _key(world, row))
+        return Update(rule.table, ((rule.amount, amount),), key_of(world, row))
 
     first, second = rows
     single = [change(second, a) for a in (40 + hair, 41 + hair, 40 - hair, 39 - hair, 40)]
-    conflict = Conflict(tuple(c for c, _ in _key(world, second)), updates=(rule.amount,))
+    conflict = Conflict(tuple(c for c, _ in key_of(world, second)), updates=(rule.amount,))
     upsert = replace(
         _together([replace(second, values={**second.values, rule.amount: 42 + hair})]),
         conflict=conflict,
@@ -151,9 +147,9 @@ def _removals_of_parts(world: World, rule: Sum) -> list[Operation]:
     return [
         *before,
         Operation(rows[0].actor, (_together(rows),)),
-        Operation(actor, (Delete(rule.table, _key(world, rows[1])),)),
-        Operation(actor, (Delete(rule.table, _key(world, rows[0])),)),
-        Operation(actor, tuple(Delete(rule.table, _key(world, r)) for r in rows)),
+        Operation(actor, (Delete(rule.table, key_of(world, rows[1])),)),
+        Operation(actor, (Delete(rule.table, key_of(world, rows[0])),)),
+        Operation(actor, tuple(Delete(rule.table, key_of(world, r)) for r in rows)),
         Operation(rows[0].actor, (_together(rows),)),
         Operation(actor, (Delete(rule.table, group),)),
     ]
@@ -168,10 +164,10 @@ def _moves(world: World, rule: Sum) -> list[Operation]:
         if column == rule.total_key:
             *elsewhere, total = lawful(world, rule.total_table, tenant, _TOTAL)
             made += [*(r.inserted() for r in elsewhere), total.inserted()]
-            value = _key(world, total)[0][1]
+            value = key_of(world, total)[0][1]
         else:
             value = f"{rows[0].values[column]}-other"
-        moves = tuple(Update(rule.table, ((column, value),), _key(world, r)) for r in rows)
+        moves = tuple(Update(rule.table, ((column, value),), key_of(world, r)) for r in rows)
         made += [
             *before,
             Operation(rows[0].actor, (_together(rows),)),
@@ -229,7 +225,7 @@ def _side_by_side(world: World, rule: Sum) -> list[Operation]:
         made.append(Operation(rows[0].actor, (_together(rows),)))
     for _, rows in groups:
         actor = _changing(world, "update", rows[0])
-        moves = tuple(Update(rule.table, ((rule.amount, 50),), _key(world, r)) for r in rows)
+        moves = tuple(Update(rule.table, ((rule.amount, 50),), key_of(world, r)) for r in rows)
         made += [Operation(actor, moves[:1]), Operation(actor, moves)]
     return made
 
@@ -244,8 +240,9 @@ def _changing(world: World, verb: str, row: LawfulRow) -> Actor:
 
 def ledgers(contract: Contract, catalog: Catalog) -> Stories:
     """Postings and corrections: of the right amount and of a wrong one, once and twice."""
-    del catalog
     for rule in contract.ledgers:
+        if not (identified(catalog, rule.table) and identified(catalog, rule.source_table)):
+            continue
         for story in (_postings, _sources_of_postings):
             yield "", partial(story, rule=rule)
         if rule.corrects:
@@ -405,7 +402,7 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
         before_second, second = _posted(world, rule, tenant)
         correction = _correcting(world, rule, posting, -60)
         last = _correcting(world, rule, posting, 0)
-        row, corrected = _key(world, correction), _key(world, posting)
+        row, corrected = key_of(world, correction), key_of(world, posting)
         repairs: list[Statement] = [
             Update(rule.table, ((rule.amount, -_TOTAL),), row),
             Update(rule.table, ((rule.amount, -_TOTAL - 1),), row),
@@ -416,7 +413,7 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             Update(rule.table, ((rule.posts, second.values[rule.posts]),), corrected),
             Delete(rule.table, corrected),
             Delete(rule.table, row),
-            Update(rule.table, ((rule.corrects, corrected[0][1]),), _key(world, second)),
+            Update(rule.table, ((rule.corrects, corrected[0][1]),), key_of(world, second)),
             Delete(rule.table, corrected),
         ]
         # A second correction keeps the first one from going where that takes the net below zero.
@@ -433,7 +430,7 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             ),
             last.inserted(**{rule.amount: 5}),
             _correcting(world, rule, posting, -5).inserted(),
-            Operation(Actor(role, tenant), (Delete(rule.table, _key(world, last)),)),
+            Operation(Actor(role, tenant), (Delete(rule.table, key_of(world, last)),)),
             *(Operation(Actor(role, tenant), (s,)) for s in repairs[8:]),
         ]
     return made
@@ -442,7 +439,7 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
 def keys(contract: Contract, catalog: Catalog) -> Stories:
     """The same message twice, by each key; the same key in another tenant; no key."""
     for rule in contract.idempotency:
-        if rule.table in catalog.tables:
+        if identified(catalog, rule.table):
             for position in range(len(rule.keys)):
                 yield "", partial(_deliveries, rule=rule, position=position)
             yield "", partial(_keyless, rule=rule)
@@ -524,7 +521,7 @@ def taxonomies(contract: Contract, catalog: Catalog) -> Stories:
     """Codes added, used, retired, renamed and removed."""
     for rule in contract.taxonomies:
         for table, column in rule.used_by:
-            if table in catalog.tables:
+            if table in catalog.tables and (rule.code,) == catalog.tables[rule.table].primary_key:
                 yield "", partial(_codes, rule=rule, table=table, column=column)
 
 
@@ -580,7 +577,7 @@ def _erasure(world: World) -> list[Operation]:
         for table in contract.tenancy.tables:
             made += [r.inserted() for r in lawful(world, table, tenant, _TOTAL)]
         for rule in contract.ledgers:
-            if rule.corrects:
+            if rule.corrects and identified(world.catalog, rule.table):
                 before, posting = _posted(world, rule, tenant)
                 correction = _correcting(world, rule, posting, -40)
                 made += [*before, posting.inserted(), correction.inserted()]

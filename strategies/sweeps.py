@@ -41,7 +41,7 @@ from invariants.operations import (
 from strategies import rules
 from strategies.derived import listed_values, valid_choices
 from strategies.drawing import plainest
-from strategies.lawful import inserting, lawful
+from strategies.lawful import identified, inserting, key_of, lawful
 from strategies.tenants import tenants
 from strategies.world import UNKNOWN_TENANT, Draw, World
 
@@ -187,7 +187,7 @@ def _edges(world: World, table: str, column: Column) -> list[Operation]:
             *before, row = lawful(world, table, tenant)
             made += [code.inserted(), *(r.inserted() for r in before)]
             made.append(row.inserted(**{column.name: "x" * _LONG}))
-    if column.name in world.catalog.tables[table].primary_key:
+    if identified(world.catalog, table) and column.name in world.catalog.tables[table].primary_key:
         # The key of another row, of this tenant and of another one.
         for owner in world.tenants:
             *before, row = lawful(world, table, owner)
@@ -267,7 +267,7 @@ def _attacks(world: World, table: str, role: str) -> list[Operation]:
     *before, row = lawful(world, table, tenant, 100)
     relation = world.catalog.tables[table]
     key = relation.primary_key
-    where = tuple((c, row.values[c]) for c in key)
+    where = key_of(world, row)
     statements: list[Statement] = []
     for column in relation.columns.values():
         if column.generated or column.name in key:
@@ -356,7 +356,7 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
     *before, row = lawful(world, table, owner, 100)
     made = [*(r.inserted() for r in before), row.inserted()]
     relation = world.catalog.tables[table]
-    where = tuple((c, row.values[c]) for c in relation.primary_key)
+    where = key_of(world, row)
     whose = world.contract.tenancy.column
     for setting in (other, "", None, UNKNOWN_TENANT):
         if "insert" in verbs:
@@ -400,13 +400,12 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
         made.extend(r.inserted() for r in before)
         by_itself = contract.may(role, "insert", table)
         made.append(inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
-        return tuple((c, row.values[c]) for c in relation.primary_key)
+        return key_of(world, row)
 
     where = written()
     actor = Actor(role, tenant)
-    if contract.may(role, "insert", table) and not any(
-        i.table == table for i in contract.idempotency
-    ):
+    by_key = any(i.table == table for i in contract.idempotency)
+    if contract.may(role, "insert", table) and identified(world.catalog, table) and not by_key:
         # Alike in all but the key, and written at the same moment.
         *before, row = lawful(world, table, tenant)
         made.extend(r.inserted() for r in before)

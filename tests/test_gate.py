@@ -99,7 +99,7 @@ class TestOnHead:
         assert within_budget(quick.run, memory).fixed_seeds == ()
         assert within_budget(quick.run, memory).seconds == 45
         assert within_budget(quick.run, {}).fixed_seeds == (1, 2, 3)
-        assert within_budget(quick.run, {}).seconds == 600
+        assert within_budget(quick.run, {}).seconds == 300
         # Where something failed already, the causes are all that is wanted.
         assert within_budget(quick.run, {}, failed=True).seconds == 45
         assert within_budget(replace(quick.run, time_budget=7), memory).seconds == 7
