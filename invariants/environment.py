@@ -26,6 +26,7 @@ from invariants.servers.base import (
     connect,
     database_message,
     drop_database,
+    is_gone,
 )
 from invariants.servers.choose import open_server
 from invariants.servers.clone import clone_database
@@ -124,7 +125,7 @@ class Environment:
                     self._admin = connect(self._conninfo)
                 clone_database(self._admin, name, self._template)
             except psycopg.Error as error:
-                if error.sqlstate is None:
+                if is_gone(error):
                     raise server_lost(str(error)) from error
                 raise InfrastructureError(
                     f"cannot create a scratch database: {database_message(error)}"

@@ -24,6 +24,7 @@ from invariants.execute import Executor, Started
 from invariants.history import History
 from invariants.model import predict
 from invariants.operations import Workload
+from invariants.servers.base import is_gone
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Judge:
                     catalog = read_catalog(conn)
                 catalog = self.contract.promised(catalog)
         except psycopg.Error as error:
-            if error.sqlstate is None:
+            if is_gone(error):
                 raise server_lost(str(error)) from None
             raise InfrastructureError(
                 f"the scratch database cannot be read: {str(error).strip()}"

@@ -128,6 +128,11 @@ def connect(conninfo: str) -> psycopg.Connection:
         raise InfrastructureError(f"{where(conninfo)}: {database_message(error)}") from error
 
 
+def is_gone(error: psycopg.Error) -> bool:
+    """Whether it is the connection or the server that failed, and not a statement."""
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+
+
 def where(conninfo: str) -> str:
     """Say which server a conninfo names, for messages: host and port or socket, never a secret."""
     options = psycopg.conninfo.conninfo_to_dict(conninfo)
