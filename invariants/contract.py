@@ -309,7 +309,7 @@ class Contract:
         relations = dict(catalog.relations)
         for table, columns in self.rows.items():
             if table in relations:
-                relations[table] = _as_promised(relations[table], columns)
+                relations[table] = _as_promised(relations[table], columns, self.tenancy.column)
         return replace(catalog, relations=relations)
 
     def pii_of(self, table: str, column: str) -> Pii | None:
@@ -555,7 +555,7 @@ def _close(catalog: Catalog, name: str) -> str:
     return f"did you mean {near[0]!r}?" if near else "remove it, or create the table in a migration"
 
 
-def _as_promised(relation: Relation, promised: tuple[RowColumn, ...]) -> Relation:
+def _as_promised(relation: Relation, promised: tuple[RowColumn, ...], tenant: str) -> Relation:
     columns = dict(relation.columns)
     for column in promised:
         if column.name in columns:
@@ -563,7 +563,9 @@ def _as_promised(relation: Relation, promised: tuple[RowColumn, ...]) -> Relatio
     told = {c.name: c.gone_with for c in promised if c.gone_with}
 
     def key_as_promised(key: ForeignKey) -> ForeignKey:
-        actions = {told[c] for c in key.columns if c in told}
+        # The tenant is only there to keep a reference to a row within it.
+        naming = [c for c in key.columns if c != tenant] or key.columns
+        actions = {told[c] for c in naming if c in told}
         return replace(key, on_delete=actions.pop()) if len(actions) == 1 else key
 
     return replace(

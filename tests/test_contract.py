@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from invariants.contract import Contract, load
+from invariants.catalog import Catalog, Column
+from invariants.contract import Contract, RowColumn, load
 from invariants.environment import Environment
 from invariants.errors import UsageError
 from invariants.judge import Judge
@@ -99,6 +100,22 @@ UNREADABLE = {
     "a tolerance of true": (
         ("tolerance = 1", "tolerance = true"),
         "sums[0].tolerance: is not a whole number of at least 0; for example 1",
+    ),
+    "a type that is none": (
+        ('state = "varchar(20)"', 'state = "varchar(20"'),
+        "rows.reconciliation_runs.state: 'varchar(20' is not a type followed by some of: key,",
+    ),
+    "a word that is not known": (
+        ('error_message = "text, nullable"', 'error_message = "text, optional"'),
+        "rows.reconciliation_runs.error_message: 'text, optional' is not a type followed by",
+    ),
+    "a type that is a number": (
+        ('error_message = "text, nullable"', "error_message = 1"),
+        "rows.reconciliation_runs.error_message: 1 is not a name; write it in quotes",
+    ),
+    "a blank that is no truth": (
+        ("not_blank = true", 'not_blank = "yes"'),
+        "domains.\"tenants.name\".not_blank: 'yes' is not true or false; write one",
     ),
     "keys that are no list": (
         ('keys = [["allocation_id"]]', 'keys = "allocation_id"'),
@@ -511,3 +528,58 @@ def test_the_key_of_a_row(
     contract: Contract, table: str, values: dict[str, str], key: object
 ) -> None:
     assert contract.key_of(table, values) == key
+
+
+@pytest.mark.parametrize(
+    ("spec", "promised"),
+    [
+        ("uuid, key", RowColumn("x", "uuid", key=True)),
+        ("varchar(20), nullable", RowColumn("x", "character varying", length=20, nullable=True)),
+        ("character varying(20)", RowColumn("x", "character varying", length=20)),
+        ("numeric(6,5)", RowColumn("x", "numeric", scale=5)),
+        ("decimal(6, 5)", RowColumn("x", "numeric", scale=5)),
+        ("timestamptz", RowColumn("x", "timestamp with time zone", scale=6)),
+        ("timestamp(0) with time zone", RowColumn("x", "timestamp with time zone", scale=0)),
+        ("int", RowColumn("x", "integer")),
+        ("uuid, cascade", RowColumn("x", "uuid", gone_with="CASCADE")),
+        ("uuid, nullable, restrict", RowColumn("x", "uuid", nullable=True, gone_with="NO ACTION")),
+    ],
+)
+def test_what_a_column_is_promised_to_hold(wrong: Wrong, spec: str, promised: RowColumn) -> None:
+    file = wrong('error_message = "text, nullable"', f'error_message = "{spec}"')
+    columns = {c.name: c for c in load(file).rows["reconciliation_runs"]}
+    assert columns["error_message"] == replace(promised, name="error_message")
+
+
+def test_the_promise_stands_whatever_the_database_has(
+    contract: Contract, head_judge: Judge
+) -> None:
+    """Type, length, NOT NULL, key, and what becomes of a row; the rest is as it is."""
+    catalog = head_judge.catalog
+    weak = replace(
+        catalog,
+        relations={
+            name: replace(
+                relation,
+                primary_key=(),
+                columns={
+                    c: replace(column, type="text", length=3, not_null=False, scale=1)
+                    for c, column in relation.columns.items()
+                },
+                foreign_keys=tuple(replace(k, on_delete="SET NULL") for k in relation.foreign_keys),
+            )
+            for name, relation in catalog.relations.items()
+        },
+    )
+    promised = contract.promised(weak)
+    for table in contract.rows:
+        assert promised.tables[table].primary_key == catalog.tables[table].primary_key
+        for name in (c.name for c in contract.rows[table]):
+            assert told(promised, table, name) == told(catalog, table, name)
+        actions = {k.name: k.on_delete for k in promised.tables[table].foreign_keys}
+        assert actions == {k.name: k.on_delete for k in catalog.tables[table].foreign_keys}
+    assert promised.relations["mv_realtime_revenue"] == weak.relations["mv_realtime_revenue"]
+
+
+def told(catalog: Catalog, table: str, name: str) -> Column:
+    return catalog.tables[table].columns[name]

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from invariants import model
+from invariants.catalog import Column
 from invariants.checks import INVARIANTS
 from invariants.checks.liveness import _WHY
 from invariants.judge import Judge
@@ -824,3 +825,36 @@ def test_what_was_wrong_before_is_not_the_next_operations(head_lab: Lab) -> None
     shown = workload(*BEGINNING, CASES["insert: two cents too much"][1], a(event(8)))
     found = head_lab.findings("liveness", shown, NO_SUMS)
     assert set(found) == {f"insert/{ALLOCATIONS}/sum not enforced"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "stored", "sent", "differ"),
+    [
+        ("numeric", 5, 0.33333, "0.33333", False),
+        ("numeric", 5, 0.3333, "0.33333", True),
+        ("numeric", 4, 0.3334, "0.33335", False),
+        ("numeric", 4, 0.3333, "0.33335", True),
+        ("numeric", -1, 1, "2", False),
+        ("numeric", 2, "NaN", "NaN", False),
+        ("timestamp with time zone", 6, "2024-03-01T00:00:00+00:00", "2024-03-01", False),
+        ("timestamp with time zone", 6, "2024-03-01T01:00:00+01:00", "2024-03-01 00:00+00", False),
+        ("timestamp with time zone", 6, "2024-03-01T00:00:00+00:00", "2024-03-02", True),
+        (
+            "timestamp with time zone",
+            6,
+            "2024-03-01T00:00:00+00:00",
+            "2024-03-01 00:00:00.5+00",
+            True,
+        ),
+        ("timestamp with time zone", 6, "infinity", "infinity", False),
+        ("timestamp with time zone", 6, "infinity", "2024-03-01", False),
+        ("timestamp with time zone", 6, None, "2024-03-01", True),
+        ("integer", -1, 1, 2, True),
+        ("inet", -1, "192.0.2.1", "192.0.2.1/32", False),
+    ],
+)
+def test_a_value_that_is_certainly_another(
+    kind: str, scale: int, stored: object, sent: object, differ: bool
+) -> None:
+    column = Column("x", kind, not_null=False, has_default=False, scale=scale)
+    assert model._differ(column, stored, sent) is differ
