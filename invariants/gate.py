@@ -143,6 +143,7 @@ def gate(
         say(f"replaying {len(kept)} kept counterexamples")
         replayed = tuple(replay([load(p) for p in kept], environment, contract))
         checks = [replay_check(r) for r in replayed]
+        known = known_to_hold(options.run, memory)
         run = within_budget(options.run, memory, failed=_failed(checks))
         say(f"searching: seeds {', '.join(map(str, (*run.fixed_seeds, seed)))}")
         finished = tuple(
@@ -176,7 +177,7 @@ def gate(
         tuple(checks),
         mutation,
         time.monotonic() - started,
-        run.fresh_only,
+        run.fresh_only and known,
         search.fault,
     )
 
@@ -186,6 +187,11 @@ _SKIPPED = Check(
 )
 
 
+def known_to_hold(run: RunOptions, memory: dict[str, Any]) -> bool:
+    """Whether the fixed seeds held before, for all as it is."""
+    return set(run.fixed_seeds) <= set(memory.get("seeds", ()))
+
+
 def within_budget(run: RunOptions, memory: dict[str, Any], *, failed: bool = False) -> RunOptions:
     """The search that is left to do: without fixed seeds where they are known to hold.
 
@@ -193,7 +199,7 @@ def within_budget(run: RunOptions, memory: dict[str, Any], *, failed: bool = Fal
     """
     if run.time_budget is not None:
         return run
-    if failed or set(run.fixed_seeds) <= set(memory.get("seeds", ())):
+    if failed or known_to_hold(run, memory):
         return replace(run, fresh_only=True, time_budget=min(run.seconds, _FRESH_SECONDS))
     return run
 
