@@ -45,6 +45,11 @@ def insistent() -> Iterator[Callable[[], None]]:
         signal.signal(number, noting(handler))
     try:
         yield check
+    except Exception:
+        # What the interrupt broke on its way; Hypothesis for one then fails an assertion.
+        if came:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

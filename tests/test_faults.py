@@ -181,8 +181,8 @@ def test_an_interrupted_run_leaves_a_guests_server_as_it_was(
     wait_for(lambda: busy(server_url), process)
     assert bypassing(server_url)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED
+    said = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED, said
     assert query(server_url, "SELECT datname FROM pg_database ORDER BY 1") == before
     assert not bypassing(server_url)
 

@@ -52,6 +52,19 @@ def test_an_interrupt_that_is_not_swallowed_is_raised_at_once() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def test_an_error_that_an_interrupt_causes_is_the_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts.insistent():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise AssertionError("what was interrupted cannot end well")
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(AssertionError), interrupts.insistent():
+        raise AssertionError
+
+
 def test_the_handlers_are_put_back() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with interrupts.insistent():
