@@ -53,11 +53,14 @@ def test_an_interrupt_that_is_not_swallowed_is_raised_at_once() -> None:
 
 
 def test_an_error_that_an_interrupt_causes_is_the_interrupt() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupts.insistent():
+    def work() -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         finally:
             raise AssertionError("what was interrupted cannot end well")
+
+    with pytest.raises(KeyboardInterrupt), interrupts.insistent():
+        work()
 
 
 def test_other_errors_stay_what_they_are() -> None:
