@@ -17,7 +17,9 @@ from psycopg.rows import dict_row
 RelationKind = Literal["table", "view", "matview"]
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
 
-_KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
+# What pg_class.relkind and pg_constraint.confdeltype say, in words.
+KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
+ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,6 @@ SELECT CASE schemaname
 FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 
-_ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _COMMANDS = {"r": "select", "a": "insert", "w": "update", "d": "delete"}
 _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
 
@@ -300,7 +301,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         rows = constraints[oid]
         built[name] = Relation(
             name=name,
-            kind=_KINDS[relation["kind"]],
+            kind=KINDS[relation["kind"]],
             owner=relation["owner"],
             columns={c["name"]: _column(c) for c in columns[oid]},
             primary_key=next((tuple(k["columns"]) for k in rows if k["kind"] == "p"), ()),
@@ -362,8 +363,8 @@ def _foreign_key(table: str, row: dict[str, Any], target: str) -> ForeignKey:
         columns=tuple(row["columns"]),
         target=target,
         target_columns=tuple(row["target_columns"]),
-        on_delete=_ACTIONS[row["on_delete"]],
-        on_update=_ACTIONS[row["on_update"]],
+        on_delete=ACTIONS[row["on_delete"]],
+        on_update=ACTIONS[row["on_update"]],
     )
 
 

@@ -382,9 +382,7 @@ class Contract:
         """Whether the contract promises `role` this verb on this relation."""
         if verb in self.roles.get(role, {}).get(relation, frozenset()):
             return True
-        return verb in ("select", "update", "delete") and any(
-            a.table == relation and a.repaired_by == role for a in self.append_only
-        )
+        return verb in ("select", "update", "delete") and self.repairs(role, relation)
 
     def repairs(self, role: str, table: str) -> bool:
         """Whether the role may change and remove rows of this append-only table."""

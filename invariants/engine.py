@@ -226,10 +226,7 @@ class Explorer:
                 return
             tally.examples += 1
             self._tell(invariant, search, tally, "searching")
-            case, violations = self.judge.violations(invariant, workload)
-            tally.observe(invariant, case)
-            for signature in by_signature(violations):
-                self._pursue(invariant, search, tally, case, signature)
+            self._try(invariant, search, tally, workload)
 
     def _round(
         self,
@@ -298,10 +295,14 @@ class Explorer:
             except UsageError:
                 # Kept by another version, or by nobody: it is no example of ours.
                 continue
-            case, violations = self.judge.violations(invariant, kept.workload)
-            tally.observe(invariant, case)
-            for signature in by_signature(violations):
-                self._pursue(invariant, search, tally, case, signature)
+            self._try(invariant, search, tally, kept.workload)
+
+    def _try(self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload) -> None:
+        """Execute one workload and pursue whatever it shows."""
+        case, violations = self.judge.violations(invariant, workload)
+        tally.observe(invariant, case)
+        for signature in by_signature(violations):
+            self._pursue(invariant, search, tally, case, signature)
 
     def _pursue(
         self,

@@ -7,19 +7,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from invariants.events import Event, Flaky, Found, InvariantFinished, InvariantStarted, Progress
-from invariants.gate import Gate
-from invariants.gate_report import screen
-from invariants.mutants.hunt import Outcome
-from invariants.mutants.report import matrix, survivors, verdict
-from invariants.mutants.score import Score
 from invariants.run import Replayed, Report
+
+if TYPE_CHECKING:
+    from invariants.gate import Gate
+    from invariants.mutants.hunt import Outcome
+    from invariants.mutants.score import Score
 
 _MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
 # The contract says nothing that such an invariant could check.
@@ -158,6 +158,9 @@ class Terminal:
 
     def gated(self, gate: Gate, folder: Path) -> None:
         """The gate's verdict, so that it fits on one screen."""
+        # Here, because a run has no use for it.
+        from invariants.gate_report import screen
+
         head, *rest = screen(gate)
         style = {0: "bold green", 1: "bold red"}.get(gate.exit_status, "bold yellow")
         self.out.print(head, style=style, markup=False)
@@ -194,6 +197,8 @@ class Terminal:
 
     def scored(self, score: Score, file: Path) -> None:
         """The score: what was not noticed, then which invariant kills what, then one line."""
+        from invariants.mutants.report import matrix, survivors, verdict
+
         self._still()
         for line in survivors(score):
             self.out.print(line, style="bold red", markup=False)

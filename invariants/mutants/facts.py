@@ -10,25 +10,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
 
+from invariants.catalog import ACTIONS, KINDS, RelationKind
 from invariants.contract import Contract
 from invariants.mutants.base import listed, quoted
 
-RelationKind = Literal["table", "view", "matview"]
 PUBLIC = "PUBLIC"
 
-_KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
 _KEYWORDS: Mapping[RelationKind, str] = {
     "table": "TABLE",
     "view": "VIEW",
     "matview": "MATERIALIZED VIEW",
 }
 _COMMANDS = {"*": "ALL", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}
-_ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
 @dataclass(frozen=True)
@@ -464,7 +462,7 @@ class _Reader:
                 name=row["name"],
                 sql=row["sql"],
                 schema=row["schema"],
-                kind=_KINDS[row["kind"]],
+                kind=KINDS[row["kind"]],
                 owner=row["owner"],
                 row_security=row["rls"],
                 row_security_forced=row["forced"],
@@ -562,7 +560,7 @@ def _reference(row: dict[str, Any]) -> Reference:
         columns=tuple(row["columns"]),
         target=row["target"],
         target_columns=tuple(row["target_columns"]),
-        on_delete=_ACTIONS[row["on_delete"]],
+        on_delete=ACTIONS[row["on_delete"]],
         validated=row["validated"],
         definition=row["definition"],
     )
