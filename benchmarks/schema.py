@@ -41,7 +41,7 @@ from invariants.options import SchemaOptions
 from invariants.patches import apply_patch
 from invariants.run import migrations, schema
 from invariants.servers.base import ServerInfo, database_message
-from invariants.wire import Parameters, Transaction, Wire
+from invariants.wire import Batch, Parameters, Wire
 from strategies.payloads import pool
 
 _WANTED_RATIO = 0.7
@@ -145,7 +145,7 @@ class Kind:
     values: Callable[[int, str], Parameters]
     rows: int
 
-    def transaction(self, number: int, size: Size) -> Transaction:
+    def transaction(self, number: int, size: Size) -> Batch:
         """What the application sends about the event `number`."""
         tenant = size.tenant(number)
         values = self.values(number, tenant)
@@ -521,7 +521,7 @@ def _side(revision: str, conninfo: str) -> Iterator[Side]:
         wire.close()
 
 
-def _turn(side: Side, kind: Kind, batch: list[Transaction], lap: Lap) -> None:
+def _turn(side: Side, kind: Kind, batch: list[Batch], lap: Lap) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     replies = side.wire.transact(batch)
     lap.seconds += time.perf_counter() - started

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from invariants.catalog import Catalog
 from invariants.contract import Contract
 from invariants.errors import InfrastructureError, UsageError
 from invariants.history import History, Record, State, Step
+from invariants.interleave import Interleaver
 from invariants.operations import (
     OPERATOR,
     Actor,
@@ -29,7 +30,7 @@ from invariants.operations import (
     Tenant,
     Workload,
 )
-from invariants.wire import Answer, Query, Reply, Transaction, Wire
+from invariants.wire import Answer, Batch, Query, Reply, Wire
 
 _VACUUM_EVERY = 250
 # Rows known by their text, so that equal ones are one object: some hundred megabytes.
@@ -60,12 +61,13 @@ class Executor:
         self.operations = 0
         self._main = self._connect()
         self._unset: Wire | None = None
+        self._interleaver: Interleaver | None = None
         # Its triggers and foreign keys never fire. On a connection of its own, because a change of
         # the replication role throws away all plans of a session.
         self._cleaner = self._connect("SET session_replication_role = 'replica'")
         self._names = tuple(catalog.tables)
         self._keys = [catalog.tables[t].primary_key for t in self._names]
-        self._snapshot: Transaction = (OPERATOR, [(self._snapshot_sql(), ())])
+        self._snapshot: Batch = (OPERATOR, [(self._snapshot_sql(), ())])
         self._records: dict[tuple[str, bytes], Record] = {}
         self._stale_views: set[str] = set()
         self._runs = 0
@@ -92,6 +94,8 @@ class Executor:
         self._cleaner.close()
         if self._unset is not None:
             self._unset.close()
+        if self._interleaver is not None:
+            self._interleaver.close()
 
     def run(self, workload: Workload, *, states: bool = True) -> History:
         """Execute a workload on the baseline plus its tenants.
@@ -105,12 +109,12 @@ class Executor:
         self._finish_reset()
         self._runs += 1
         self._refresh_before(workload)
-        opening: list[Transaction] = [self._tenant(t) for t in workload.tenants]
+        opening: list[Batch] = [self._tenant(t) for t in workload.tenants]
         known = len(opening)
         if states:
             opening.append(self._snapshot)
         replies: list[Reply] = []
-        batch: list[Transaction] | Operation = []
+        batch: list[Batch] | Operation = []
         wire = self._main
         for following, next_batch in self._segments(workload, states, opening):
             replies += self._sent(wire, batch)
@@ -127,6 +131,8 @@ class Executor:
         self._check_tenants(replies[:known])
         self.operations += len(workload.operations)
         history = self._history(workload, replies[known:], states)
+        if workload.sessions:
+            history = self._interleaved(history)
         self._stale_views |= {
             s.relation
             for step in history.steps
@@ -138,12 +144,34 @@ class Executor:
         self._cleaner.send(self._reset())
         return history
 
-    def _sent(self, wire: Wire, batch: list[Transaction] | Operation) -> list[Reply]:
+    def _interleaved(self, history: History) -> History:
+        """Let the sessions go on from where the operations have led."""
+        if self._interleaver is None:
+            self._interleaver = Interleaver(
+                self._connect, self.contract.tenancy.setting, self._committed
+            )
+        workload = history.workload
+        came = self._interleaver.run(
+            workload.sessions, workload.schedule, history.final, len(history.steps)
+        )
+        self.operations += len(came.steps)
+        self._last = came.final
+        return replace(
+            history,
+            steps=history.steps + came.steps,
+            clock=time.time() + self._clock_ahead,
+            turns=came.turns,
+        )
+
+    def _committed(self, previous: State) -> State:
+        return self._state(self._main.transact([self._snapshot])[0], previous)
+
+    def _sent(self, wire: Wire, batch: list[Batch] | Operation) -> list[Reply]:
         return [self._copy(batch)] if isinstance(batch, Operation) else wire.transact(batch)
 
     def _segments(
-        self, workload: Workload, states: bool, opening: list[Transaction]
-    ) -> Iterable[tuple[Wire, list[Transaction] | Operation]]:
+        self, workload: Workload, states: bool, opening: list[Batch]
+    ) -> Iterable[tuple[Wire, list[Batch] | Operation]]:
         """Cut the workload where the connection changes; lazily, each after the one before."""
         batch = opening
         tenants = frozenset(t.id for t in workload.tenants)
@@ -164,7 +192,7 @@ class Executor:
                 batch.append(self._snapshot)
         yield self._main, batch
 
-    def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Transaction:
+    def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Batch:
         actor = operation.actor
         plain = actor.role == OPERATOR or actor.tenant in tenants
         return actor.role if plain else None, [
@@ -195,11 +223,11 @@ class Executor:
         reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
         return Reply((*([_CONFIGURED] if not reply.error else ()), *reply.answers), reply.error)
 
-    def _tenant(self, tenant: Tenant) -> Transaction:
+    def _tenant(self, tenant: Tenant) -> Batch:
         insert = Insert(self.contract.tenancy.root, tenant.columns, (tenant.row,))
         return OPERATOR, [sql.parametrised(insert)]
 
-    def _reset(self) -> list[Transaction]:
+    def _reset(self) -> list[Batch]:
         """The transactions that put the database back to the baseline."""
         queries: list[Query] = []
         if self._last is not self.baseline:
@@ -212,7 +240,7 @@ class Executor:
             queries.append(
                 ("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower()))
             )
-        transactions: list[Transaction] = [(OPERATOR, queries)] if queries else []
+        transactions: list[Batch] = [(OPERATOR, queries)] if queries else []
         if self._runs % _VACUUM_EVERY == 0:
             tables = ", ".join(map(sql.name, self._names))
             transactions.append((OPERATOR, [(f"VACUUM {tables}", ())]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from invariants.operations import Operation, Statement, Workload
+from invariants.operations import Operation, Statement, Transaction, Workload
 from invariants.wire import Answer, ServerError
 
 
@@ -79,9 +79,26 @@ class Change:
         return record
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a concurrent workload a transaction stands: which session, which of its own.
+
+    `again` is set where it is sent once more, alone, because the server wants that.
+    """
+
+    session: int
+    number: int
+    transaction: Transaction
+    again: bool = False
+
+
 @dataclass(frozen=True)
 class Step:
-    """One operation and what came of it, between the committed states `before` and `after`."""
+    """One operation and what came of it, between the committed states `before` and `after`.
+
+    Where sessions go on side by side a step is a transaction, at the moment it ended, and `during`
+    the committed states that it has lived through, `before` being the last of them.
+    """
 
     index: int
     operation: Operation
@@ -89,11 +106,23 @@ class Step:
     error: ServerError | None
     before: State
     after: State
+    place: Place | None = None
+    during: tuple[State, ...] = ()
 
     @property
     def committed(self) -> bool:
-        """Whether the server accepted the whole transaction."""
-        return self.error is None
+        """Whether the server accepted the whole transaction, and the client wanted it to."""
+        return self.error is None and (self.place is None or self.place.transaction.commits)
+
+    @property
+    def since(self) -> tuple[State, ...]:
+        """The committed states there were while it went on, the one it left included."""
+        return (*(self.during or (self.before,)), self.after)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether it was refused for the sake of other sessions, not for what it did."""
+        return self.place is not None and self.error is not None and self.error.gives_way
 
     @property
     def failed_statement(self) -> Statement:
@@ -121,14 +150,38 @@ class Step:
         return zip(self.operation.statements, self.answers, strict=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came of one turn of a session, or later of one that had to wait.
+
+    `part` counts the statements of its transaction; what comes after them is the check of deferred
+    constraints, if it has one, then its end. With `waits_for` it has no answer yet: those sessions
+    are in its way. `resumed` is set when the answer came in another session's turn. `ended_by` says
+    who ended a wait that the server would not have: `order`, because it would have been a race with
+    another session that waits for the same; `patience`, because there was no end to it.
+    """
+
+    place: Place
+    part: int
+    waits_for: tuple[int, ...] = ()
+    resumed: bool = False
+    count: int | None = None
+    error: ServerError | None = None
+    ended_by: Literal["", "order", "patience"] = ""
+
+
 @dataclass(frozen=True)
 class History:
-    """A workload as it was executed. `clock` is the server's, in seconds since 1970, at the end."""
+    """A workload as it was executed. `clock` is the server's, in seconds since 1970, at the end.
+
+    The steps of sessions come in the order in which they ended; `turns` say how they got there.
+    """
 
     workload: Workload
     steps: tuple[Step, ...]
     initial: State
     clock: float = 0.0
+    turns: tuple[Turn, ...] = ()
 
     @property
     def final(self) -> State:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 OPERATOR = ""
 """The role of whoever maintains the database: the superuser session itself."""
@@ -226,6 +226,37 @@ class Operation:
         return any(isinstance(s, Select) and s.leak for s in self.statements)
 
 
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An operation in a session of its own: BEGIN, its statements, COMMIT or ROLLBACK.
+
+    It is sent in turns: one for each statement (the first with BEGIN), and two at its end. With the
+    first of these its deferred constraints are checked, so that nothing waits in the second, which
+    ends it; what another session does in between is what it may do while a COMMIT is under way.
+    """
+
+    operation: Operation
+    isolation: Isolation = "read committed"
+    commits: bool = True
+
+    @property
+    def turns(self) -> int:
+        """How often the session must be given its turn until the transaction is over."""
+        return len(self.operation.statements) + (2 if self.checked else 1)
+
+    @property
+    def checked(self) -> bool:
+        """Whether deferred constraints are checked in a turn of their own."""
+        return self.commits and not self.operation.reads_only
+
+
+Session = tuple[Transaction, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A tenant that exists before the first operation: the row of the tenancy's root table."""
@@ -237,15 +268,24 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Tenants, and the operations sent one after the other.
+    """Tenants, the operations sent one after the other, then sessions that go on side by side.
 
     `premise` names the altered schema it runs on (see `invariants.premises`), empty for the schema
-    as migrated.
+    as migrated. `schedule` says which session has the next turn, by its position. A turn of one
+    that waits or is done is passed over; when the schedule is used up, each session in order goes
+    on as far as it gets.
     """
 
     tenants: tuple[Tenant, ...]
     operations: tuple[Operation, ...]
     premise: str = ""
+    sessions: tuple[Session, ...] = ()
+    schedule: tuple[int, ...] = ()
+
+    @property
+    def all_operations(self) -> tuple[Operation, ...]:
+        """The operations, then those of the sessions, one session after the other."""
+        return (*self.operations, *(t.operation for s in self.sessions for t in s))
 
     def without_others(self, tenant: str) -> Workload:
         """The same world without the operations of other tenants.
@@ -322,22 +362,40 @@ _CODEC = _Codec()
 
 
 def workload_to_json(workload: Workload) -> dict[str, Any]:
-    """The workload as plain JSON values; `workload_from_json` reads it back unchanged."""
-    return {
+    """The workload as plain JSON values; `workload_from_json` reads it back unchanged.
+
+    `sessions` and `schedule` are there only if it has sessions.
+    """
+    document: dict[str, Any] = {
         "premise": workload.premise,
         "tenants": [
             {"id": t.id, "row": {c: _CODEC.value(v) for c, v in zip(t.columns, t.row, strict=True)}}
             for t in workload.tenants
         ],
-        "operations": [
-            {
-                "role": o.actor.role,
-                "tenant": o.actor.tenant,
-                "delivery": o.delivery,
-                "statements": [_CODEC.statement(s) for s in o.statements],
-            }
-            for o in workload.operations
-        ],
+        "operations": [_operation_to_json(o) for o in workload.operations],
+    }
+    if workload.sessions:
+        document["sessions"] = [
+            [
+                {
+                    "isolation": t.isolation,
+                    "end": "commit" if t.commits else "rollback",
+                    **_operation_to_json(t.operation),
+                }
+                for t in session
+            ]
+            for session in workload.sessions
+        ]
+        document["schedule"] = list(workload.schedule)
+    return document
+
+
+def _operation_to_json(operation: Operation) -> dict[str, Any]:
+    return {
+        "role": operation.actor.role,
+        "tenant": operation.actor.tenant,
+        "delivery": operation.delivery,
+        "statements": [_CODEC.statement(s) for s in operation.statements],
     }
 
 
@@ -349,12 +407,29 @@ def workload_from_json(data: dict[str, Any]) -> Workload:
             Tenant(t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values()))
             for t in data["tenants"]
         ),
-        operations=tuple(
-            Operation(
-                Actor(o["role"], o["tenant"]),
-                tuple(_CODEC.unstatement(s) for s in o["statements"]),
-                o["delivery"],
-            )
-            for o in data["operations"]
-        ),
+        operations=tuple(_operation_from_json(o) for o in data["operations"]),
+        sessions=tuple(tuple(map(_transaction_from_json, s)) for s in data.get("sessions", ())),
+        schedule=_schedule_from_json(data),
     )
+
+
+def _operation_from_json(data: dict[str, Any]) -> Operation:
+    return Operation(
+        Actor(data["role"], data["tenant"]),
+        tuple(_CODEC.unstatement(s) for s in data["statements"]),
+        data["delivery"],
+    )
+
+
+def _transaction_from_json(data: dict[str, Any]) -> Transaction:
+    if data["isolation"] not in ISOLATIONS or data["end"] not in ("commit", "rollback"):
+        raise ValueError(f"no transaction is {data['isolation']!r} and ends in {data['end']!r}")
+    return Transaction(_operation_from_json(data), data["isolation"], data["end"] == "commit")
+
+
+def _schedule_from_json(data: dict[str, Any]) -> tuple[int, ...]:
+    schedule = tuple(data.get("schedule", ()))
+    for session in schedule:
+        if not isinstance(session, int) or not 0 <= session < len(data["sessions"]):
+            raise ValueError(f"the schedule names session {session!r}, which is not there")
+    return schedule

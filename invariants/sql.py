@@ -22,6 +22,7 @@ from invariants.operations import (
     Row,
     Select,
     Statement,
+    Transaction,
     Truncate,
     Update,
     Value,
@@ -262,6 +263,29 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
                 f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
                 (),
             )
+
+
+def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:
+    """What begins a transaction and makes the actor.
+
+    By SET, which unlike a function call leaves the snapshot to the first statement proper.
+    """
+    actor = transaction.operation.actor
+    lines = [f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"]
+    if actor.tenant is not None:
+        lines.append(f"SET LOCAL {name(setting)} = {quote(actor.tenant)}")
+    if transaction.operation.leaks:
+        lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
+    if actor.role:
+        lines.append(f"SET LOCAL ROLE {name(actor.role)}")
+    return tuple(lines)
+
+
+def ending(transaction: Transaction, part: int) -> str:
+    """What comes in a part after the statements: the check of deferred constraints, or the end."""
+    if part < transaction.turns - 1:
+        return "SET CONSTRAINTS ALL IMMEDIATE"
+    return "COMMIT" if transaction.commits else "ROLLBACK"
 
 
 _PLACEHOLDER = re.compile(r"\$(\d+)")

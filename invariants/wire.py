@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,10 +24,13 @@ Query = tuple[str, Parameters]
 # A plan key and the statements. The key keeps one prepared statement for each role: a plan made
 # under one role's row security is thrown away when another role runs it. None: plan anew, as a
 # fresh session would; a tenant setting that cannot be read may fail in the planner already.
-Transaction = tuple[str | None, Sequence[Query]]
+Batch = tuple[str | None, Sequence[Query]]
 
 # Server conditions that say nothing about the schema: connection, resources, shutdown, system.
 _FAULTS: Final = ("08", "53", "57P", "58", "F0")
+
+# Serialization failure, deadlock, and a wait that was called off.
+_SEND_AGAIN: Final = ("40001", "40P01", "57014")
 
 # More would fill the server's memory with plans nobody uses again.
 _PREPARED_MAX: Final = 2000
@@ -48,6 +51,11 @@ class ServerError:
     constraint: str = ""
     function: str = ""
     context: str = field(default="", compare=False)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether it is no judgement of the statement: what it wants is to be sent again."""
+        return self.sqlstate in _SEND_AGAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +93,21 @@ class Wire:
         self._poll = select.poll()
         self._prepared: dict[tuple[str, str], bytes | None] = {}
         self._expected: list[int] = []
+        self._arriving: Generator[None, None, Reply] | None = None
+        self.waiting = False
 
     def close(self) -> None:
         """End the connection."""
         self._pg.finish()
 
-    def transact(self, transactions: Sequence[Transaction]) -> list[Reply]:
+    def transact(self, transactions: Sequence[Batch]) -> list[Reply]:
         """Send transactions in one go; return their replies in order."""
         self.send(transactions)
         return self.receive()
 
-    def send(self, transactions: Sequence[Transaction]) -> None:
+    def send(self, transactions: Sequence[Batch]) -> None:
         """Send transactions without waiting for their replies; `receive` must follow."""
+        self.waiting = False
         try:
             self._prepare(transactions)
             for i, (key, queries) in enumerate(transactions, 1):
@@ -117,6 +128,64 @@ class Wire:
             return [self._reply(count) for count in expected]
         except psycopg.OperationalError as error:
             raise server_lost(str(error)) from None
+
+    def prepare(self, transactions: Sequence[Batch]) -> None:
+        """Prepare what is to be sent later inside a transaction block, where it is too late."""
+        try:
+            self._prepare(transactions)
+        except psycopg.OperationalError as error:
+            raise server_lost(str(error)) from None
+
+    def take(self) -> Reply | None:
+        """The reply to what was sent first if all of it has arrived; does not wait for it."""
+        try:
+            self._pg.consume_input()
+            self._arriving = self._arriving or self._replies(self._expected[0])
+            next(self._arriving)
+        except StopIteration as arrived:
+            self._arriving = None
+            del self._expected[0]
+            reply: Reply = arrived.value
+            return reply
+        except psycopg.OperationalError as error:
+            raise server_lost(str(error)) from None
+        return None
+
+    @property
+    def pid(self) -> int:
+        """The process on the server that serves this connection."""
+        return self._pg.backend_pid
+
+    @property
+    def socket(self) -> int:
+        """The file descriptor to poll."""
+        return self._pg.socket
+
+    def announce_waits(self) -> None:
+        """Let the server say when a statement waits for a lock, and when it has got it.
+
+        A superuser's session has it by logging of lock waits, sent to the client at once. The
+        message comes when the wait has been checked for a deadlock, so that of all who wait in a
+        circle it is the one who closes it that is refused, every time.
+        """
+        self.transact(
+            [
+                (
+                    None,
+                    [
+                        ("SET deadlock_timeout = '1ms'", ()),
+                        ("SET log_lock_waits = on", ()),
+                        ("SET lc_messages = 'C'", ()),
+                        ("SET client_min_messages = 'log'", ()),
+                    ],
+                )
+            ]
+        )
+        self._pg.notice_handler = self._noticed
+
+    def _noticed(self, notice: pq.abc.PGresult) -> None:
+        if (notice.error_field(_D.SOURCE_FUNCTION) or b"") == b"ProcSleep":
+            self.waiting = b"still waiting" in (notice.error_field(_D.MESSAGE_PRIMARY) or b"")
 
     def copy_in(self, before: Sequence[Query], query: str, data: str) -> Reply:
         """COPY cannot be pipelined: run `before`, then COPY, in a transaction of its own."""
@@ -142,7 +211,7 @@ class Wire:
             raise server_lost(str(fault)) from None
         return Reply(() if error else (_answer(result),), error)
 
-    def _prepare(self, transactions: Sequence[Transaction]) -> None:
+    def _prepare(self, transactions: Sequence[Batch]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
         missing = {
             (key, query) for key, queries in transactions if key is not None for query, _ in queries
@@ -183,34 +252,47 @@ class Wire:
                 if event & ~select.POLLOUT:
                     pg.consume_input()
 
-    def _next(self) -> pq.abc.PGresult | None:
-        pg = self._pg
-        if pg.is_busy():
-            self._poll.register(pg.socket, select.POLLIN)
-            while pg.is_busy():
-                self._poll.poll()
-                pg.consume_input()
-        return pg.get_result()
-
     def _reply(self, statements: int) -> Reply:
+        arriving = self._replies(statements)
+        while True:
+            try:
+                next(arriving)
+            except StopIteration as arrived:
+                reply: Reply = arrived.value
+                return reply
+            self._poll.register(self._pg.socket, select.POLLIN)
+            self._poll.poll()
+            self._pg.consume_input()
+
+    def _replies(self, statements: int) -> Generator[None, None, Reply]:
+        """Read one reply; yields whenever more of it must arrive first."""
+        pg = self._pg
         answers: list[Answer] = []
         error: ServerError | None = None
         for _ in range(statements):
-            result = self._next()
+            while pg.is_busy():
+                yield
+            result = pg.get_result()
             if result is None:
                 raise server_lost("no answer to a statement")
             if result.status in _SUCCESS:
                 answers.append(_answer(result))
             elif result.status == pq.ExecStatus.FATAL_ERROR:
                 error = self._error(result)
-            self._next()
+            while pg.is_busy():
+                yield
+            pg.get_result()
         # A refusal at commit, by a deferred constraint, arrives before the sync itself.
-        while (result := self._next()) is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
+        while True:
+            while pg.is_busy():
+                yield
+            result = pg.get_result()
             if result is not None:
+                if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    return Reply(tuple(answers), error)
                 error = error or self._error(result)
-            elif self._pg.status != pq.ConnStatus.OK:
-                raise server_lost(self._pg.error_message.decode(errors="replace"))
-        return Reply(tuple(answers), error)
+            elif pg.status != pq.ConnStatus.OK:
+                raise server_lost(pg.error_message.decode(errors="replace"))
 
     def _error(self, result: pq.abc.PGresult) -> ServerError | None:
         if result.status != pq.ExecStatus.FATAL_ERROR:
