@@ -1,4 +1,4 @@
-"""The command `invariants`: run, replay and history."""
+"""The command `invariants`: run, replay, history, gate and mutants."""
 
 from __future__ import annotations
 
@@ -131,30 +131,23 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser("invariants", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    run = commands.add_parser(
-        "run",
-        help="search for violations",
-        description="Search for violations.",
-        epilog=_RUN_EXAMPLES,
-        formatter_class=raw,
-    )
-    run.add_argument(
-        "--invariant",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this invariant (repeatable): " + ", ".join(INVARIANTS),
-    )
+
+    def command(name: str, what: str, description: str, examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=what, description=description, epilog=examples, formatter_class=raw
+        )
+
+    run = command("run", "search for violations", "Search for violations.", _RUN_EXAMPLES)
+    _add_invariant(run, "only this invariant (repeatable)")
     options.add_to(run, options.RUN)
     run.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
     run.set_defaults(command=_run)
-    again = commands.add_parser(
+    again = command(
         "replay",
-        help="say whether counterexamples still fail",
-        description="Execute kept counterexamples and say whether they still fail.",
-        epilog=_REPLAY_EXAMPLES,
-        formatter_class=raw,
+        "say whether counterexamples still fail",
+        "Execute kept counterexamples and say whether they still fail.",
+        _REPLAY_EXAMPLES,
     )
     again.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="a counterexample's .json"
@@ -162,13 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_to(again, options.SCHEMA)
     again.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
     again.set_defaults(command=_replay)
-    history = commands.add_parser(
-        "history",
-        help="say which revision mends what",
-        description=_HISTORY,
-        epilog=_HISTORY_EXAMPLES,
-        formatter_class=raw,
-    )
+    history = command("history", "say which revision mends what", _HISTORY, _HISTORY_EXAMPLES)
     history.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help="a counterexample's .json"
     )
@@ -186,26 +173,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_to(history, options.RUN)
     history.set_defaults(command=_history)
-    deciding = commands.add_parser(
-        "gate",
-        help="decide whether a schema may be released",
-        description=_GATE,
-        epilog=_GATE_EXAMPLES,
-        formatter_class=raw,
-    )
+    deciding = command("gate", "decide whether a schema may be released", _GATE, _GATE_EXAMPLES)
     options.add_to(deciding, options.GATE)
     deciding.add_argument("-q", "--quiet", action="store_true", help="only the verdict")
     deciding.set_defaults(command=_gate)
     _add_mutants(
-        commands.add_parser(
-            "mutants",
-            help="say which broken schemas the invariants notice",
-            description=_MUTANTS,
-            epilog=_MUTANTS_EXAMPLES,
-            formatter_class=raw,
+        command(
+            "mutants", "say which broken schemas the invariants notice", _MUTANTS, _MUTANTS_EXAMPLES
         )
     )
     return parser
+
+
+def _add_invariant(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--invariant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{what}: {', '.join(INVARIANTS)}",
+    )
 
 
 def _gate(given: argparse.Namespace) -> int:
@@ -245,13 +232,7 @@ def _add_mutants(mutants: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only the mutants of this operator (repeatable); --list names them all",
     )
-    mutants.add_argument(
-        "--invariant",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this invariant may notice (repeatable): " + ", ".join(INVARIANTS),
-    )
+    _add_invariant(mutants, "only this invariant may notice (repeatable)")
     options.add_to(mutants, options.MUTANTS)
     mutants.add_argument("--json", type=Path, metavar="FILE", help="write the score as JSON")
     mutants.add_argument("-v", "--verbose", action="store_true", help="a line for every mutant")

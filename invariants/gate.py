@@ -130,7 +130,6 @@ def gate(
     """
     started = time.monotonic()
     wanted = threshold(_PYPROJECT)
-    kept = sorted(options.counterexamples.glob("*.json"))
     if not options.counterexamples.is_dir():
         raise UsageError(
             f"--counterexamples {options.counterexamples}: no such folder; name the one where "
@@ -140,8 +139,7 @@ def gate(
     with schema(options.run, say) as (environment, contract):
         key = memory_key(options, environment, contract)
         memory = recall(key)
-        say(f"replaying {len(kept)} kept counterexamples")
-        replayed = tuple(replay([load(p) for p in kept], environment, contract))
+        replayed = replay_kept(options, environment, contract, say)
         checks = [replay_check(r) for r in replayed]
         known = known_to_hold(options.run, memory)
         run = within_budget(options.run, memory, failed=_failed(checks))
@@ -165,12 +163,11 @@ def gate(
             memory = {**memory, "seeds": list(run.fixed_seeds)}
         mutation = None
         if held:
-            mutation = measured(options, environment, contract, memory, wanted, say, tell)
-            memory = {**memory, "score": mutation.document}
+            mutation = measured_once(options, environment, contract, key, memory, wanted, say, tell)
             checks.append(mutation.check())
         else:
+            remember(key, memory)
             checks.append(_SKIPPED)
-        remember(key, memory)
     return Gate(
         search,
         replayed,
@@ -202,6 +199,31 @@ def within_budget(run: RunOptions, memory: dict[str, Any], *, failed: bool = Fal
     if failed or known_to_hold(run, memory):
         return replace(run, fresh_only=True, time_budget=min(run.seconds, _FRESH_SECONDS))
     return run
+
+
+def replay_kept(
+    options: GateOptions, environment: Environment, contract: Contract, say: Callable[[str], None]
+) -> tuple[Replayed, ...]:
+    """What the kept counterexamples come to now. Raises `UsageError` for one that is none."""
+    kept = sorted(options.counterexamples.glob("*.json"))
+    say(f"replaying {len(kept)} kept counterexamples")
+    return tuple(replay([load(p) for p in kept], environment, contract))
+
+
+def measured_once(
+    options: GateOptions,
+    environment: Environment,
+    contract: Contract,
+    key: str,
+    memory: dict[str, Any],
+    wanted: float,
+    say: Callable[[str], None],
+    tell: Progress,
+) -> Mutation:
+    """The mutation score, kept under the key with what is in memory: next time it is not taken."""
+    mutation = measured(options, environment, contract, memory, wanted, say, tell)
+    remember(key, {**memory, "score": mutation.document})
+    return mutation
 
 
 def measured(

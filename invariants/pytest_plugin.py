@@ -184,20 +184,17 @@ class Fuzzer:
     def gate_checks(self, name: str) -> Sequence[Check]:
         """One part of the release gate."""
         from invariants import gate
-        from invariants.counterexample import load
-        from invariants.run import replay
 
         environment, contract = self._opened
         options = self._gate_options
         if name == "counterexamples":
-            kept = [load(p) for p in sorted(options.counterexamples.glob("*.json"))]
-            return [gate.replay_check(r) for r in replay(kept, environment, contract)]
+            replayed = gate.replay_kept(options, environment, contract, lambda _: None)
+            return [gate.replay_check(r) for r in replayed]
         key = gate.memory_key(options, environment, contract)
         memory, wanted = gate.recall(key), gate.threshold(self.config.rootpath / "pyproject.toml")
-        mutation = gate.measured(
-            options, environment, contract, memory, wanted, self.say, lambda *_: None
+        mutation = gate.measured_once(
+            options, environment, contract, key, memory, wanted, self.say, lambda *_: None
         )
-        gate.remember(key, {**memory, "score": mutation.document})
         return [mutation.check()]
 
     @cached_property

@@ -162,7 +162,7 @@ def repair(world: World) -> Operation | None:
 def erase(world: World) -> Operation | None:
     """The erasure of a tenant by the role that may, or tried by one that must not."""
     role, root = world.contract.tenancy.erased_by, world.contract.tenancy.root
-    key = world.catalog.tables[root].primary_key[0]
+    key = world.id_column(root)
     tenant = world.tenant()
     removal = Delete(root, ((key, tenant),))
     if role is None or world.chance(30):

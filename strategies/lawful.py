@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from invariants.catalog import Catalog
 from invariants.operations import (
@@ -28,9 +28,18 @@ class LawfulRow:
     actor: Actor
     values: Values
 
-    def inserted(self, **changed: Value) -> Operation:
+    def having(self, /, **changed: Value) -> LawfulRow:
+        """The same row with some columns changed."""
+        return replace(self, values={**self.values, **changed})
+
+    def renewed(self, world: World, /, **changed: Value) -> LawfulRow:
+        """The same row with a new id, and with some columns changed."""
+        key = world.id_column(self.table)
+        return self.having(**{key: world.new_id(self.table), **changed})
+
+    def inserted(self, /, **changed: Value) -> Operation:
         """The operation that writes it, with some columns changed."""
-        return inserting(self.actor, self.table, {**self.values, **changed})
+        return inserting(self.actor, self.table, self.having(**changed).values)
 
 
 def inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
@@ -40,9 +49,10 @@ def inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operatio
 
 def identified(catalog: Catalog, table: str) -> bool:
     """Whether a client chooses the table's primary key, and it is one id."""
-    relation = catalog.tables.get(table)
-    key = relation.primary_key if relation else ()
-    return len(key) == 1 and relation is not None and relation.columns[key[0]].type == "uuid"
+    if table not in catalog.tables:
+        return False
+    relation = catalog.tables[table]
+    return [relation.columns[c].type for c in relation.primary_key] == ["uuid"]
 
 
 def key_of(world: World, row: LawfulRow) -> Assignments:

@@ -61,12 +61,13 @@ def _parts(
     telling = [c for k in keys for c in k if c not in rule.group_by]
     made = []
     for number, amount in enumerate(amounts):
-        values = {**first.values, rule.amount: amount}
+        row = first.having(**{rule.amount: amount})
         if number:
-            values[world.catalog.tables[rule.table].primary_key[0]] = world.new_id(rule.table)
+            row = row.renewed(world)
             for column in telling:
-                values[column] = _other_value(world, rule.table, column, values[column], number)
-        made.append(replace(first, values=values))
+                now = row.values[column]
+                row.values[column] = _other_value(world, rule.table, column, now, number)
+        made.append(row)
     return [r.inserted() for r in before], made
 
 
@@ -103,15 +104,9 @@ def _splits(world: World, rule: Sum) -> list[Operation]:
     for column in rule.group_by:
         if column != rule.total_key:
             # The same total split once more.
-            twice = [_elsewhere(world, row, column) for row in rows]
+            twice = [r.renewed(world, **{column: f"{r.values[column]}-again"}) for r in rows]
             made.append(Operation(rows[0].actor, (_together(twice),)))
     return made
-
-
-def _elsewhere(world: World, row: LawfulRow, column: str) -> LawfulRow:
-    key = world.catalog.tables[row.table].primary_key[0]
-    values = {**row.values, key: world.new_id(row.table), column: f"{row.values[column]}-again"}
-    return replace(row, values=values)
 
 
 def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
@@ -125,10 +120,7 @@ def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
     first, second = rows
     single = [change(second, a) for a in (40 + hair, 41 + hair, 40 - hair, 39 - hair, 40)]
     conflict = Conflict(tuple(c for c, _ in key_of(world, second)), updates=(rule.amount,))
-    upsert = replace(
-        _together([replace(second, values={**second.values, rule.amount: 42 + hair})]),
-        conflict=conflict,
-    )
+    upsert = replace(_together([second.having(**{rule.amount: 42 + hair})]), conflict=conflict)
     return [
         *before,
         Operation(rows[0].actor, (_together(rows),)),
@@ -191,12 +183,8 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
     earlier = _neighbours(world, rule)
     before, rows = _parts(world, rule, tenant, (60, 40))
-    repairing = [
-        a.repaired_by
-        for a in world.contract.append_only
-        if a.table == rule.total_table and a.repaired_by
-    ] or [rows[0].actor.role]
-    where = ((_total_key(world, rule), rows[0].values[rule.total_key]),)
+    repairing = _repairing(world, rule.total_table) or [rows[0].actor.role]
+    where = ((world.id_column(rule.total_table), rows[0].values[rule.total_key]),)
     amounts = (_TOTAL + hair, _TOTAL + hair + 1, _TOTAL - hair, _TOTAL - hair - 1, 0, _TOTAL)
     actor = Actor(repairing[0], tenant)
 
@@ -230,12 +218,14 @@ def _side_by_side(world: World, rule: Sum) -> list[Operation]:
     return made
 
 
-def _total_key(world: World, rule: Sum) -> str:
-    return world.catalog.tables[rule.total_table].primary_key[0]
-
-
 def _changing(world: World, verb: str, row: LawfulRow) -> Actor:
     return Actor(world.writer(verb, row.table), row.actor.tenant)
+
+
+def _repairing(world: World, table: str) -> list[str]:
+    """The roles that may change committed rows of an append-only table."""
+    rules = world.contract.append_only
+    return [r.repaired_by for r in rules if r.table == table and r.repaired_by]
 
 
 def ledgers(contract: Contract, catalog: Catalog) -> Stories:
@@ -270,31 +260,24 @@ def _posted(world: World, rule: Ledger, tenant: str) -> tuple[list[Operation], L
 
 def _correcting(world: World, rule: Ledger, posting: LawfulRow, amount: int) -> LawfulRow:
     assert rule.corrects is not None
-    key = world.catalog.tables[rule.table].primary_key[0]
-    values = {
-        **posting.values,
-        key: world.new_id(rule.table),
-        rule.amount: amount,
-        rule.corrects: posting.values[key],
-    }
-    return replace(posting, values=values)
+    corrected = posting.values[world.id_column(rule.table)]
+    return posting.renewed(world, **{rule.amount: amount}, **{rule.corrects: corrected})
 
 
 def _postings(world: World, rule: Ledger) -> list[Operation]:
     tenant = world.tenants[0]
     before, posting = _posted(world, rule, tenant)
-    key = world.catalog.tables[rule.table].primary_key[0]
-    again: dict[str, Value] = {key: world.new_id(rule.table)}
-    ignored = replace(_together([replace(posting, values={**posting.values, **again})]))
+    again = posting.renewed(world)
+    ignored = replace(_together([again]), conflict=Conflict())
     return [
         *before,
         posting.inserted(**{rule.amount: _TOTAL - 1}),
         posting.inserted(**{rule.amount: _TOTAL + 1}),
         posting.inserted(**{rule.posts: ident("nobody's", 1)}),
         posting.inserted(),
-        posting.inserted(**again),
-        Operation(posting.actor, (replace(ignored, conflict=Conflict()),)),
-        posting.inserted(**{**again, rule.amount: 0}),
+        again.inserted(),
+        Operation(posting.actor, (ignored,)),
+        again.inserted(**{rule.amount: 0}),
     ]
 
 
@@ -302,12 +285,7 @@ def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
     """What is posted changes or goes: it must not."""
     tenant = world.tenants[0]
     before, posting = _posted(world, rule, tenant)
-    source = (
-        (
-            world.catalog.tables[rule.source_table].primary_key[0],
-            posting.values[rule.posts],
-        ),
-    )
+    source = ((world.id_column(rule.source_table), posting.values[rule.posts]),)
     role = world.writer("update", rule.source_table)
     statements: list[Statement] = [
         Update(rule.source_table, ((rule.source_amount, _TOTAL - 1),), source),
@@ -353,11 +331,12 @@ def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
     before, posting = _posted(world, rule, tenant)
     before_second, second = _posted(world, rule, tenant)
     correction = _correcting(world, rule, posting, -10)
-    key = world.catalog.tables[rule.table].primary_key[0]
+    key = world.id_column(rule.table)
+    owner = world.contract.tenancy.column
     assert rule.corrects is not None
 
     def strange(**changed: Value) -> Operation:
-        return correction.inserted(**{key: world.new_id(rule.table), **changed})
+        return correction.renewed(world, **changed).inserted()
 
     return [
         *before,
@@ -369,35 +348,16 @@ def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
         strange(**{rule.corrects: correction.values[key], rule.amount: 20}),
         strange(**{rule.corrects: second.values[key], rule.amount: 5}),
         strange(**{rule.corrects: ident("nobody's", 1)}),
-        strange(**dict[str, Value]({world.contract.tenancy.column: other, rule.amount: 5})),
-        Operation(
-            Actor(posting.actor.role, other),
-            (
-                _together(
-                    [
-                        replace(
-                            correction,
-                            values={
-                                **correction.values,
-                                key: world.new_id(rule.table),
-                                world.contract.tenancy.column: other,
-                            },
-                        )
-                    ]
-                ),
-            ),
-        ),
+        strange(**{owner: other}, **{rule.amount: 5}),
+        replace(strange(**{owner: other}), actor=Actor(posting.actor.role, other)),
     ]
 
 
 def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
     tenant = world.tenants[0]
-    roles = [
-        a.repaired_by for a in world.contract.append_only if a.table == rule.table and a.repaired_by
-    ]
     assert rule.corrects is not None
     made: list[Operation] = []
-    for role in roles:
+    for role in _repairing(world, rule.table):
         before, posting = _posted(world, rule, tenant)
         before_second, second = _posted(world, rule, tenant)
         correction = _correcting(world, rule, posting, -60)
@@ -449,9 +409,9 @@ def _with_key(world: World, rule: Idempotency, row: LawfulRow, position: int) ->
     """The row with the key of this position alone, where the others may be missing."""
     relation = world.catalog.tables[rule.table]
     values = dict(row.values)
-    for number, columns in enumerate(rule.keys):
+    for columns in rule.keys:
         for column in columns:
-            kept = number == position or any(column in rule.keys[p] for p in (position,))
+            kept = column in rule.keys[position]
             if not kept and not relation.columns[column].not_null:
                 values.pop(column, None)
             elif kept and values.get(column) is None:
@@ -461,7 +421,6 @@ def _with_key(world: World, rule: Idempotency, row: LawfulRow, position: int) ->
 
 def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operation]:
     tenant, other = world.tenants
-    key = world.catalog.tables[rule.table].primary_key[0]
     made: list[Operation] = []
     rows: list[LawfulRow] = []
     for owner in (tenant, other):
@@ -478,18 +437,12 @@ def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operatio
     for row in rows:
         delivery = world.next("delivery")
         for _ in range(3):
-            message = _together(
-                [replace(row, values={**row.values, key: world.new_id(rule.table)})]
-            )
-            made.append(Operation(row.actor, (replace(message, conflict=Conflict()),), delivery))
-        made.append(row.inserted(**{key: world.new_id(rule.table)}))
+            message = replace(_together([row.renewed(world)]), conflict=Conflict())
+            made.append(Operation(row.actor, (message,), delivery))
+        made.append(row.renewed(world).inserted())
     # The other tenant sends the first one's message, to be ignored if it is there.
-    values = {
-        **rows[0].values,
-        key: world.new_id(rule.table),
-        world.contract.tenancy.column: other,
-    }
-    stolen = replace(_together([replace(rows[0], values=values)]), conflict=Conflict())
+    message = _together([rows[0].renewed(world, **{world.contract.tenancy.column: other})])
+    stolen = replace(message, conflict=Conflict())
     made.append(Operation(rows[1].actor, (stolen,)))
     return [*made, *_other_keys(world, rule, rows[0], position)]
 
@@ -498,7 +451,6 @@ def _other_keys(
     world: World, rule: Idempotency, row: LawfulRow, position: int
 ) -> Iterator[Operation]:
     """The same key with an earlier one beside it, which then is the one that counts."""
-    key = world.catalog.tables[rule.table].primary_key[0]
     columns = world.catalog.tables[rule.table].columns
     for earlier in rule.keys[:position]:
         for number in range(2):
@@ -506,7 +458,7 @@ def _other_keys(
                 c: ident("earlier", number) if columns[c].type == "uuid" else f"earlier-{number}"
                 for c in earlier
             }
-            yield row.inserted(**{key: world.new_id(rule.table)}, **told)
+            yield row.renewed(world, **told).inserted()
 
 
 def _keyless(world: World, rule: Idempotency) -> list[Operation]:
@@ -582,7 +534,7 @@ def _erasure(world: World) -> list[Operation]:
                 correction = _correcting(world, rule, posting, -40)
                 made += [*before, posting.inserted(), correction.inserted()]
     root = contract.tenancy.root
-    key = world.catalog.tables[root].primary_key[0]
+    key = world.id_column(root)
     assert contract.tenancy.erased_by is not None
     return [
         *made,

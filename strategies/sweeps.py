@@ -297,7 +297,7 @@ def _attacks_on_root(world: World, table: str) -> list[Operation]:
         for rule in world.contract.append_only
         for r in lawful(world, rule.table, tenant)
     ]
-    key = world.catalog.tables[table].primary_key[0]
+    key = world.id_column(table)
     statements = (Delete(table, ((key, tenant),)), Truncate(table, cascade=True))
     return made + [
         Operation(Actor(role, tenant), (s,))

@@ -17,7 +17,7 @@ def tenant_row(world: World, tenant: str) -> Values:
 def tenants(world: World, count: int) -> tuple[Tenant, ...]:
     """The first `count` tenants, whose ids are the same in every workload."""
     root = world.contract.tenancy.root
-    key = world.catalog.tables[root].primary_key[0]
+    key = world.id_column(root)
     made = []
     for number in range(1, count + 1):
         identity = ident(root, number)

@@ -88,6 +88,10 @@ class World:
         self.counters[kind] = number
         return number
 
+    def id_column(self, table: str) -> str:
+        """The column with the id: the first of the primary key."""
+        return self.catalog.tables[table].primary_key[0]
+
     def new_id(self, table: str) -> str:
         """An id that no row of the table has yet."""
         return ident(table, self.next(table))

@@ -20,12 +20,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+import invariants.environment
 from invariants.contract import Contract, load
 from invariants.environment import Environment, open_environment
 from invariants.judge import Judge
 from invariants.migrate import Migrations
 from invariants.servers import Server, open_server
 from invariants.servers.base import Content
+from tests.databases import upgrade_as_plain_owner
 from tests.engine import DOCUMENTED, Lab
 
 LOG_VARIABLE = "INVARIANTS_TEST_LOG"
@@ -294,6 +296,27 @@ def documented(fast_folder: Path) -> Iterator[Environment]:
 def head(fast_folder: Path) -> Iterator[Environment]:
     """The schema at head."""
     with _environment(fast_folder, "head") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def owned() -> Iterator[Environment]:
+    """The schema at head, all of it migration_owner's, who is no superuser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invariants.environment, "upgrade", upgrade_as_plain_owner)
+        # Not cached: the cache knows migrations by their files, and these are the same.
+        environment = open_environment(
+            "embedded", Migrations(ROOT / "alembic.ini"), say=lambda _: None, cache=False
+        )
+    with environment:
+        scratch = environment.scratch()
+        with psycopg.connect(scratch.conninfo) as connection:
+            owners = connection.execute(
+                "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class"
+                " WHERE relnamespace = 'public'::regnamespace"
+            ).fetchall()
+        assert owners == [("migration_owner",)]
+        scratch.drop()
         yield environment
 
 

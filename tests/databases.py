@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import NullPool
 
 from invariants.catalog_diff import catalog_fingerprint
+from invariants.migrate import Migrations
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED_HEAD = "202511141311"
@@ -142,6 +143,14 @@ def plain_owner(server_url: str) -> str:
         ).fetchall()
     assert rows == [(False,)]
     return "migration_owner"
+
+
+def upgrade_as_plain_owner(conninfo: str, migrations: Migrations) -> None:
+    """Stands for `upgrade` of the environment: whoever migrates owns all, and is no superuser."""
+    name = str(conninfo_to_dict(conninfo)["dbname"])
+    database = Database(conninfo, name, plain_owner(conninfo))
+    database.execute(f'ALTER DATABASE "{name}" OWNER TO {database.migrator}')
+    database.upgrade(migrations.revision)
 
 
 def create_role_when_missing(admin: psycopg.Connection[Any], role: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import invariants.environment
 from invariants.catalog_diff import catalog_difference, catalog_fingerprint
 from invariants.contract import Contract
 from invariants.environment import Environment, open_environment
@@ -19,7 +18,6 @@ from invariants.mutants.tokens import terms, tokens
 from invariants.mutants.views import without_filter
 from invariants.roles import snapshot
 from tests.databases import ROOT
-from tests.test_plain_owner import upgrade_as_plain_owner
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -98,18 +96,6 @@ def sixteen(fast_folder: Path) -> Iterator[Environment]:
         patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
         environment = open_environment(
             "embedded:16", Migrations(ROOT / "alembic.ini"), say=lambda _: None
-        )
-    with environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def owned() -> Iterator[Environment]:
-    """The schema at head, all of it migration_owner's, who is no superuser."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invariants.environment, "upgrade", upgrade_as_plain_owner)
-        environment = open_environment(
-            "embedded", Migrations(ROOT / "alembic.ini"), say=lambda _: None, cache=False
         )
     with environment:
         yield environment

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -81,10 +81,6 @@ class Hunt:
     seed: int
     seconds: float
     artifacts: Path | None = None
-
-    def shorter(self, seconds: float) -> Hunt:
-        """The same with another budget."""
-        return replace(self, seconds=seconds)
 
 
 def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hunt) -> Outcome:

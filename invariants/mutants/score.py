@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -20,10 +20,9 @@ from invariants.mutants import derive, equivalents
 from invariants.mutants.base import OPERATORS, Mutant
 from invariants.mutants.hunt import Hunt, Outcome
 from invariants.mutants.pool import hunt_all
+from invariants.options import MUTANT_BUDGET
 from invariants.servers.base import ServerInfo, connect
 
-# One mutant at most, in seconds.
-SECONDS = 15.0
 # What is called equivalent is hunted too, for a shorter time: it may be noticed after all.
 _EQUIVALENT_SHARE = 0.2
 
@@ -40,7 +39,7 @@ class MutantOptions:
     operators: tuple[str, ...] = ()
     invariants: tuple[str, ...] = ()
     seed: int | None = None
-    mutant_budget: float = SECONDS
+    mutant_budget: float = MUTANT_BUDGET.default
     jobs: int = 0
     artifacts: Path = Path("artifacts")
     equivalents: Path = Path("mutants.toml")
@@ -136,7 +135,7 @@ def score(
         options.mutant_budget,
         options.artifacts / "mutants",
     )
-    short = plan.shorter(options.mutant_budget * _EQUIVALENT_SHARE)
+    short = replace(plan, seconds=options.mutant_budget * _EQUIVALENT_SHARE)
     tasks = [(m, short if claims.reason(m) else plan) for m in mutants]
     found: dict[str, Outcome] = {}
     for outcome in hunt_all(environment, contract, tasks, options.processes):
