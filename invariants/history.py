@@ -157,8 +157,8 @@ class Turn:
     `part` counts the statements of its transaction; what comes after them is the check of deferred
     constraints, if it has one, then its end. With `waits_for` it has no answer yet: those sessions
     are in its way. `resumed` is set when the answer came in another session's turn. `ended_by` says
-    who ended a wait that the server would not have: `order`, because it would have been a race with
-    another session that waits for the same; `patience`, because there was no end to it.
+    who ended a wait that the server would not have: `order`, because two who wait could go on at
+    once and leave to chance who is first; `patience`, because there was no end to it.
     """
 
     place: Place

@@ -2,7 +2,8 @@
 
 A turn is over when its statement has an answer, or when the server says that it waits for a lock
 and for whom. Then the next turn is sent, to another session. Nothing is left to the clock: of all
-sessions at most one is at work. There is no sleep, and no wait without an end.
+sessions one is at work and one more may wait; a second that would wait is called off, and its
+transaction is sent again at the end. There is no sleep, and no wait without an end.
 """
 
 from __future__ import annotations
@@ -233,11 +234,11 @@ class _Run:
             return False
         if not self._all_wait(busy, blockers):
             return False
-        if late := _in_a_race(busy, blockers):
-            self._end_wait(late, "order")
+        if len(busy) > 1:
+            # Both could go on at once, and which of them comes first would be chance.
+            self._end_wait(max(busy, key=lambda x: x.waiting_since), "order")
             return False
-        for waiting in busy:
-            self._note_wait(waiting, blockers[waiting.wire.pid])
+        self._note_wait(busy[0], blockers[busy[0].wire.pid])
         return True
 
     def _all_wait(self, busy: list[_Line], blockers: Mapping[int, frozenset[int]]) -> bool:
@@ -327,16 +328,6 @@ class _Run:
 
     def _lost_patience(self, step: Step) -> bool:
         return any(t.place == step.place and t.ended_by == "patience" for t in self._turns)
-
-
-def _in_a_race(busy: list[_Line], blockers: Mapping[int, frozenset[int]]) -> _Line | None:
-    """Of two who wait for the same session, neither behind the other, the one that came later."""
-    for i, one in enumerate(busy):
-        for two in busy[i + 1 :]:
-            a, b = one.wire.pid, two.wire.pid
-            if blockers[a] & blockers[b] and a not in blockers[b] and b not in blockers[a]:
-                return max(one, two, key=lambda x: x.waiting_since)
-    return None
 
 
 def _has_no_setting(transaction: Transaction) -> bool:
