@@ -17,6 +17,7 @@ import psycopg
 from invariants import premises
 from invariants.catalog import Catalog, read_catalog
 from invariants.checks.base import Case, Invariant, Violation
+from invariants.checks.together import endless, marked, one_by_one
 from invariants.contract import Contract
 from invariants.environment import Environment, Scratch
 from invariants.errors import InfrastructureError, InvariantsError, server_lost
@@ -113,12 +114,29 @@ class Judge:
         invariant, executor = pending.invariant, pending.executor
         history = executor.finish(pending.started)
         case = self._case(executor, history, invariant.worlds(history.workload))
-        return case, list(invariant.check(case))
+        return case, self.judged(invariant, case)
 
     def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
         """The case of a workload and every violation of the invariant in it."""
         case = self.case(invariant, workload)
-        return case, list(invariant.check(case))
+        return case, self.judged(invariant, case)
+
+    def judged(self, invariant: Invariant, case: Case) -> list[Violation]:
+        """Every violation of the invariant in a case.
+
+        Of sessions side by side those are marked that the same transactions do not show when they
+        come one after the other: the others have nothing to do with sessions.
+        """
+        found = list(invariant.check(case))
+        history = case.history
+        if history.workload.sessions:
+            if found:
+                executor = self.executor(history.workload.premise)
+                in_turn = self._case(executor, executor.run(one_by_one(history)), {})
+                known = by_signature(list(invariant.check(in_turn)))
+                found = [v if str(v.signature) in known else marked(v) for v in found]
+            found += endless(invariant, case)
+        return found
 
     def _open(self, scratch: Scratch, premise: str) -> Executor:
         try:
@@ -164,7 +182,7 @@ def failing_with(judge: Judge, invariant: Invariant, case: Case, violation: Viol
     def fails(workload: Workload) -> Violation | None:
         nonlocal fewest
         case = judge.case(invariant, workload, worlds=worlds)
-        found = by_signature(list(invariant.check(case))).get(str(violation.signature))
+        found = by_signature(judge.judged(invariant, case)).get(str(violation.signature))
         if found is None or (unlawful := _unlawful(case, found)) > fewest:
             return None
         fewest = unlawful
@@ -177,7 +195,7 @@ def _unlawful(case: Case, violation: Violation) -> int:
     """How many operations before the violation were accepted although they are not permitted."""
     count = 0
     for step in case.history.steps[: violation.operation]:
-        if step.error is None:
+        if step.error is None and step.place is None:
             predicted = predict(case.contract, case.catalog, step.before, step.operation)
             count += predicted is not None and predicted.commits is False
     return count

@@ -17,7 +17,6 @@ from invariants.operations import (
     Actor,
     Conflict,
     Delete,
-    Insert,
     Operation,
     Refresh,
     Select,
@@ -26,14 +25,21 @@ from invariants.operations import (
     Value,
     ident,
 )
-from strategies.derived import codes
 from strategies.lawful import LawfulRow, identified, inserting, key_of, lawful
+from strategies.ruled import (
+    TOTAL,
+    changer,
+    correcting,
+    in_one,
+    parts_of_total,
+    posted,
+    repairers,
+    with_key,
+)
 from strategies.world import World
 
 Story = Callable[[World], list[Operation]]
 Stories = Iterator[tuple[str, Story]]
-
-_TOTAL = 100
 
 
 def sums(contract: Contract, catalog: Catalog) -> Stories:
@@ -52,37 +58,6 @@ def sums(contract: Contract, catalog: Catalog) -> Stories:
             yield "", partial(story, rule=rule)
 
 
-def _parts(
-    world: World, rule: Sum, tenant: str, amounts: Sequence[int]
-) -> tuple[list[Operation], list[LawfulRow]]:
-    """The row with the total, and rows of one group with these amounts."""
-    *before, first = lawful(world, rule.table, tenant, _TOTAL)
-    keys = [k for i in world.contract.idempotency if i.table == rule.table for k in i.keys]
-    telling = [c for k in keys for c in k if c not in rule.group_by]
-    made = []
-    for number, amount in enumerate(amounts):
-        row = first.having(**{rule.amount: amount})
-        if number:
-            row = row.renewed(world)
-            for column in telling:
-                now = row.values[column]
-                row.values[column] = _other_value(world, rule.table, column, now, number)
-        made.append(row)
-    return [r.inserted() for r in before], made
-
-
-def _other_value(world: World, table: str, column: str, value: Value, number: int) -> Value:
-    if any((table, column) in t.used_by for t in world.contract.taxonomies):
-        known = codes(world, hostile=0)
-        return known[(known.index(str(value)) + number) % len(known)]
-    return f"{value}-{number}"
-
-
-def _together(rows: Sequence[LawfulRow]) -> Insert:
-    columns = tuple(dict.fromkeys(c for r in rows for c in r.values))
-    return Insert(rows[0].table, columns, tuple(tuple(r.values[c] for c in columns) for r in rows))
-
-
 def _splits(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
     made: list[Operation] = []
@@ -92,27 +67,27 @@ def _splits(world: World, rule: Sum) -> list[Operation]:
         (60, 39 - hair),
         (60, 40 + hair),
         (60, 41 + hair),
-        (_TOTAL,),
+        (TOTAL,),
         (0,),
     ):
         for statements in (1, len(amounts)):
-            before, rows = _parts(world, rule, tenant, amounts)
-            together = [_together(rows)] if statements == 1 else [_together([r]) for r in rows]
+            before, rows = parts_of_total(world, rule, tenant, amounts)
+            together = [in_one(rows)] if statements == 1 else [in_one([r]) for r in rows]
             made += [*before, Operation(rows[0].actor, tuple(together))]
-    before, rows = _parts(world, rule, tenant, (60, 40))
-    made += [*before, Operation(rows[0].actor, (_together(rows),))]
+    before, rows = parts_of_total(world, rule, tenant, (60, 40))
+    made += [*before, Operation(rows[0].actor, (in_one(rows),))]
     for column in rule.group_by:
         if column != rule.total_key:
             # The same total split once more.
             twice = [r.renewed(world, **{column: f"{r.values[column]}-again"}) for r in rows]
-            made.append(Operation(rows[0].actor, (_together(twice),)))
+            made.append(Operation(rows[0].actor, (in_one(twice),)))
     return made
 
 
 def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
-    before, rows = _parts(world, rule, tenant, (60, 40))
-    actor = _changing(world, "update", rows[1])
+    before, rows = parts_of_total(world, rule, tenant, (60, 40))
+    actor = changer(world, "update", rows[1])
 
     def change(row: LawfulRow, amount: int) -> Update:
         return Update(rule.table, ((rule.amount, amount),), key_of(world, row))
@@ -120,10 +95,10 @@ def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
     first, second = rows
     single = [change(second, a) for a in (40 + hair, 41 + hair, 40 - hair, 39 - hair, 40)]
     conflict = Conflict(tuple(c for c, _ in key_of(world, second)), updates=(rule.amount,))
-    upsert = replace(_together([second.having(**{rule.amount: 42 + hair})]), conflict=conflict)
+    upsert = replace(in_one([second.having(**{rule.amount: 42 + hair})]), conflict=conflict)
     return [
         *before,
-        Operation(rows[0].actor, (_together(rows),)),
+        Operation(rows[0].actor, (in_one(rows),)),
         *(Operation(actor, (s,)) for s in single),
         Operation(actor, (upsert,)),
         Operation(actor, (change(first, 50), change(second, 50))),
@@ -133,16 +108,16 @@ def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
 
 def _removals_of_parts(world: World, rule: Sum) -> list[Operation]:
     tenant = world.tenants[0]
-    before, rows = _parts(world, rule, tenant, (60, 40))
-    actor = _changing(world, "delete", rows[0])
+    before, rows = parts_of_total(world, rule, tenant, (60, 40))
+    actor = changer(world, "delete", rows[0])
     group = tuple((c, rows[0].values[c]) for c in rule.group_by)
     return [
         *before,
-        Operation(rows[0].actor, (_together(rows),)),
+        Operation(rows[0].actor, (in_one(rows),)),
         Operation(actor, (Delete(rule.table, key_of(world, rows[1])),)),
         Operation(actor, (Delete(rule.table, key_of(world, rows[0])),)),
         Operation(actor, tuple(Delete(rule.table, key_of(world, r)) for r in rows)),
-        Operation(rows[0].actor, (_together(rows),)),
+        Operation(rows[0].actor, (in_one(rows),)),
         Operation(actor, (Delete(rule.table, group),)),
     ]
 
@@ -151,10 +126,10 @@ def _moves(world: World, rule: Sum) -> list[Operation]:
     tenant = world.tenants[0]
     made: list[Operation] = []
     for column in rule.group_by:
-        before, rows = _parts(world, rule, tenant, (60, 40))
-        actor = _changing(world, "update", rows[0])
+        before, rows = parts_of_total(world, rule, tenant, (60, 40))
+        actor = changer(world, "update", rows[0])
         if column == rule.total_key:
-            *elsewhere, total = lawful(world, rule.total_table, tenant, _TOTAL)
+            *elsewhere, total = lawful(world, rule.total_table, tenant, TOTAL)
             made += [*(r.inserted() for r in elsewhere), total.inserted()]
             value = key_of(world, total)[0][1]
         else:
@@ -162,7 +137,7 @@ def _moves(world: World, rule: Sum) -> list[Operation]:
         moves = tuple(Update(rule.table, ((column, value),), key_of(world, r)) for r in rows)
         made += [
             *before,
-            Operation(rows[0].actor, (_together(rows),)),
+            Operation(rows[0].actor, (in_one(rows),)),
             Operation(actor, moves[:1]),
             Operation(actor, moves[1:]),
             Operation(actor, moves),
@@ -182,10 +157,10 @@ def _neighbours(world: World, rule: Sum) -> list[Operation]:
 def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     tenant, hair = world.tenants[0], rule.tolerance
     earlier = _neighbours(world, rule)
-    before, rows = _parts(world, rule, tenant, (60, 40))
-    repairing = _repairing(world, rule.total_table) or [rows[0].actor.role]
+    before, rows = parts_of_total(world, rule, tenant, (60, 40))
+    repairing = repairers(world, rule.total_table) or [rows[0].actor.role]
     where = ((world.id_column(rule.total_table), rows[0].values[rule.total_key]),)
-    amounts = (_TOTAL + hair, _TOTAL + hair + 1, _TOTAL - hair, _TOTAL - hair - 1, 0, _TOTAL)
+    amounts = (TOTAL + hair, TOTAL + hair + 1, TOTAL - hair, TOTAL - hair - 1, 0, TOTAL)
     actor = Actor(repairing[0], tenant)
 
     def change(amount: int) -> Update:
@@ -194,12 +169,12 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
     return [
         *earlier,
         *before,
-        Operation(rows[0].actor, (_together(rows),)),
+        Operation(rows[0].actor, (in_one(rows),)),
         *_neighbours(world, rule),
         *(Operation(actor, (change(a),)) for a in amounts),
         # What counts is the end of the transaction.
-        Operation(actor, (change(_TOTAL + hair + 1), change(_TOTAL))),
-        Operation(actor, (change(_TOTAL), change(_TOTAL + hair + 1))),
+        Operation(actor, (change(TOTAL + hair + 1), change(TOTAL))),
+        Operation(actor, (change(TOTAL), change(TOTAL + hair + 1))),
         Operation(actor, (Delete(rule.total_table, where),)),
     ]
 
@@ -207,25 +182,15 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
 def _side_by_side(world: World, rule: Sum) -> list[Operation]:
     """Two totals, of which the later one is split first: neither is of the other's business."""
     tenant = world.tenants[0]
-    groups = [_parts(world, rule, tenant, (60, 40)) for _ in "ab"]
+    groups = [parts_of_total(world, rule, tenant, (60, 40)) for _ in "ab"]
     made = [o for before, _ in groups for o in before]
     for _, rows in reversed(groups):
-        made.append(Operation(rows[0].actor, (_together(rows),)))
+        made.append(Operation(rows[0].actor, (in_one(rows),)))
     for _, rows in groups:
-        actor = _changing(world, "update", rows[0])
+        actor = changer(world, "update", rows[0])
         moves = tuple(Update(rule.table, ((rule.amount, 50),), key_of(world, r)) for r in rows)
         made += [Operation(actor, moves[:1]), Operation(actor, moves)]
     return made
-
-
-def _changing(world: World, verb: str, row: LawfulRow) -> Actor:
-    return Actor(world.writer(verb, row.table), row.actor.tenant)
-
-
-def _repairing(world: World, table: str) -> list[str]:
-    """The roles that may change committed rows of an append-only table."""
-    rules = world.contract.append_only
-    return [r.repaired_by for r in rules if r.table == table and r.repaired_by]
 
 
 def ledgers(contract: Contract, catalog: Catalog) -> Stories:
@@ -243,36 +208,24 @@ def ledgers(contract: Contract, catalog: Catalog) -> Stories:
 
 
 _CORRECTIONS: Sequence[Sequence[tuple[int, ...]]] = (
-    ((-_TOTAL,), (-1,), (1,), (-1,), (-1,)),
-    ((-_TOTAL - 1,), (-60,), (-41,), (-40,), (-1,)),
+    ((-TOTAL,), (-1,), (1,), (-1,), (-1,)),
+    ((-TOTAL - 1,), (-60,), (-41,), (-40,), (-1,)),
     ((-60, -41), (-60, -40), (0,)),
-    ((5,), (-_TOTAL - 6,), (-_TOTAL - 5,)),
+    ((5,), (-TOTAL - 6,), (-TOTAL - 5,)),
     # What counts is the end of the transaction.
-    ((-_TOTAL - 1, 1), (-1, 1), (1, -2)),
+    ((-TOTAL - 1, 1), (-1, 1), (1, -2)),
 )
-
-
-def _posted(world: World, rule: Ledger, tenant: str) -> tuple[list[Operation], LawfulRow]:
-    *before, posting = lawful(world, rule.table, tenant, _TOTAL)
-    posting.values[rule.amount] = _TOTAL
-    return [r.inserted() for r in before], posting
-
-
-def _correcting(world: World, rule: Ledger, posting: LawfulRow, amount: int) -> LawfulRow:
-    assert rule.corrects is not None
-    corrected = posting.values[world.id_column(rule.table)]
-    return posting.renewed(world, **{rule.amount: amount}, **{rule.corrects: corrected})
 
 
 def _postings(world: World, rule: Ledger) -> list[Operation]:
     tenant = world.tenants[0]
-    before, posting = _posted(world, rule, tenant)
+    before, posting = posted(world, rule, tenant)
     again = posting.renewed(world)
-    ignored = replace(_together([again]), conflict=Conflict())
+    ignored = replace(in_one([again]), conflict=Conflict())
     return [
         *before,
-        posting.inserted(**{rule.amount: _TOTAL - 1}),
-        posting.inserted(**{rule.amount: _TOTAL + 1}),
+        posting.inserted(**{rule.amount: TOTAL - 1}),
+        posting.inserted(**{rule.amount: TOTAL + 1}),
         posting.inserted(**{rule.posts: ident("nobody's", 1)}),
         posting.inserted(),
         again.inserted(),
@@ -284,12 +237,12 @@ def _postings(world: World, rule: Ledger) -> list[Operation]:
 def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
     """What is posted changes or goes: it must not."""
     tenant = world.tenants[0]
-    before, posting = _posted(world, rule, tenant)
+    before, posting = posted(world, rule, tenant)
     source = ((world.id_column(rule.source_table), posting.values[rule.posts]),)
     role = world.writer("update", rule.source_table)
     statements: list[Statement] = [
-        Update(rule.source_table, ((rule.source_amount, _TOTAL - 1),), source),
-        Update(rule.source_table, ((rule.source_amount, _TOTAL + 1),), source),
+        Update(rule.source_table, ((rule.source_amount, TOTAL - 1),), source),
+        Update(rule.source_table, ((rule.source_amount, TOTAL + 1),), source),
         Delete(rule.source_table, source),
         Delete(rule.source_table),
     ]
@@ -302,35 +255,35 @@ def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
 
 def _corrections(world: World, rule: Ledger, amounts: Sequence[tuple[int, ...]]) -> list[Operation]:
     tenant = world.tenants[0]
-    before, posting = _posted(world, rule, tenant)
-    before_second, second = _posted(world, rule, tenant)
+    before, posting = posted(world, rule, tenant)
+    before_second, second = posted(world, rule, tenant)
     made = [*before, posting.inserted(), *before_second, second.inserted()]
     for parts in amounts:
-        rows = [_correcting(world, rule, posting, a) for a in parts]
-        made.append(Operation(posting.actor, tuple(_together([r]) for r in rows)))
+        rows = [correcting(world, rule, posting, a) for a in parts]
+        made.append(Operation(posting.actor, tuple(in_one([r]) for r in rows)))
     # Another posting is none the poorer.
-    for amount in (-_TOTAL, -1):
-        made.append(_correcting(world, rule, second, amount).inserted())
+    for amount in (-TOTAL, -1):
+        made.append(correcting(world, rule, second, amount).inserted())
     return made
 
 
 def _two_corrected(world: World, rule: Ledger) -> list[Operation]:
     """Two postings, of which the later one is corrected first: each has its own net."""
     tenant = world.tenants[0]
-    pairs = [_posted(world, rule, tenant) for _ in "ab"]
+    pairs = [posted(world, rule, tenant) for _ in "ab"]
     made = [o for before, posting in pairs for o in (*before, posting.inserted())]
     for amount in (-60, -40, -1):
         for _, posting in reversed(pairs):
-            made.append(_correcting(world, rule, posting, amount).inserted())
+            made.append(correcting(world, rule, posting, amount).inserted())
     return made
 
 
 def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
     """Of a correction, of nothing, of another's posting, and by another tenant."""
     tenant, other = world.tenants
-    before, posting = _posted(world, rule, tenant)
-    before_second, second = _posted(world, rule, tenant)
-    correction = _correcting(world, rule, posting, -10)
+    before, posting = posted(world, rule, tenant)
+    before_second, second = posted(world, rule, tenant)
+    correction = correcting(world, rule, posting, -10)
     key = world.id_column(rule.table)
     owner = world.contract.tenancy.column
     assert rule.corrects is not None
@@ -357,16 +310,16 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
     tenant = world.tenants[0]
     assert rule.corrects is not None
     made: list[Operation] = []
-    for role in _repairing(world, rule.table):
-        before, posting = _posted(world, rule, tenant)
-        before_second, second = _posted(world, rule, tenant)
-        correction = _correcting(world, rule, posting, -60)
-        last = _correcting(world, rule, posting, 0)
+    for role in repairers(world, rule.table):
+        before, posting = posted(world, rule, tenant)
+        before_second, second = posted(world, rule, tenant)
+        correction = correcting(world, rule, posting, -60)
+        last = correcting(world, rule, posting, 0)
         row, corrected = key_of(world, correction), key_of(world, posting)
         repairs: list[Statement] = [
-            Update(rule.table, ((rule.amount, -_TOTAL),), row),
-            Update(rule.table, ((rule.amount, -_TOTAL - 1),), row),
-            Update(rule.table, ((rule.amount, _TOTAL - 1),), corrected),
+            Update(rule.table, ((rule.amount, -TOTAL),), row),
+            Update(rule.table, ((rule.amount, -TOTAL - 1),), row),
+            Update(rule.table, ((rule.amount, TOTAL - 1),), corrected),
             Update(rule.table, ((rule.corrects, None),), row),
             Update(rule.table, ((rule.corrects, second.values[corrected[0][0]]),), row),
             Update(rule.table, ((rule.corrects, second.values[corrected[0][0]]),), corrected),
@@ -386,10 +339,10 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             *(Operation(Actor(role, tenant), (s,)) for s in repairs[:8]),
             Operation(
                 Actor(role, tenant),
-                tuple(Update(rule.table, ((rule.amount, a),), row) for a in (-_TOTAL - 1, -_TOTAL)),
+                tuple(Update(rule.table, ((rule.amount, a),), row) for a in (-TOTAL - 1, -TOTAL)),
             ),
             last.inserted(**{rule.amount: 5}),
-            _correcting(world, rule, posting, -5).inserted(),
+            correcting(world, rule, posting, -5).inserted(),
             Operation(Actor(role, tenant), (Delete(rule.table, key_of(world, last)),)),
             *(Operation(Actor(role, tenant), (s,)) for s in repairs[8:]),
         ]
@@ -405,27 +358,13 @@ def keys(contract: Contract, catalog: Catalog) -> Stories:
             yield "", partial(_keyless, rule=rule)
 
 
-def _with_key(world: World, rule: Idempotency, row: LawfulRow, position: int) -> LawfulRow:
-    """The row with the key of this position alone, where the others may be missing."""
-    relation = world.catalog.tables[rule.table]
-    values = dict(row.values)
-    for columns in rule.keys:
-        for column in columns:
-            kept = column in rule.keys[position]
-            if not kept and not relation.columns[column].not_null:
-                values.pop(column, None)
-            elif kept and values.get(column) is None:
-                values[column] = ident("key", world.next("key"))
-    return replace(row, values=values)
-
-
 def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operation]:
     tenant, other = world.tenants
     made: list[Operation] = []
     rows: list[LawfulRow] = []
     for owner in (tenant, other):
-        *before, row = lawful(world, rule.table, owner, _TOTAL)
-        row = _with_key(world, rule, row, position)
+        *before, row = lawful(world, rule.table, owner, TOTAL)
+        row = with_key(world, rule, row, position)
         if rows:
             # The same key in another tenant, where it is no reference.
             relation = world.catalog.tables[rule.table]
@@ -437,11 +376,11 @@ def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operatio
     for row in rows:
         delivery = world.next("delivery")
         for _ in range(3):
-            message = replace(_together([row.renewed(world)]), conflict=Conflict())
+            message = replace(in_one([row.renewed(world)]), conflict=Conflict())
             made.append(Operation(row.actor, (message,), delivery))
         made.append(row.renewed(world).inserted())
     # The other tenant sends the first one's message, to be ignored if it is there.
-    message = _together([rows[0].renewed(world, **{world.contract.tenancy.column: other})])
+    message = in_one([rows[0].renewed(world, **{world.contract.tenancy.column: other})])
     stolen = replace(message, conflict=Conflict())
     made.append(Operation(rows[1].actor, (stolen,)))
     return [*made, *_other_keys(world, rule, rows[0], position)]
@@ -527,11 +466,11 @@ def _erasure(world: World) -> list[Operation]:
     made: list[Operation] = []
     for tenant in world.tenants:
         for table in contract.tenancy.tables:
-            made += [r.inserted() for r in lawful(world, table, tenant, _TOTAL)]
+            made += [r.inserted() for r in lawful(world, table, tenant, TOTAL)]
         for rule in contract.ledgers:
             if rule.corrects and identified(world.catalog, rule.table):
-                before, posting = _posted(world, rule, tenant)
-                correction = _correcting(world, rule, posting, -40)
+                before, posting = posted(world, rule, tenant)
+                correction = correcting(world, rule, posting, -40)
                 made += [*before, posting.inserted(), correction.inserted()]
     root = contract.tenancy.root
     key = world.id_column(root)

@@ -23,6 +23,8 @@ class AllocationSum(Invariant):
     promise = "Allocations add up to the event's revenue, within the tolerance, after every commit."
     examines = "a change to rows that must add up"
     sweeps = ("sums",)
+    concurrent = True
+    duets = ("sums",)
     focus = {
         "ingest": 8,
         "allocate": 16,

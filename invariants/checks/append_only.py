@@ -37,6 +37,8 @@ class AppendOnly(Invariant):
     examines = "a write by an application role while an append-only table has rows, or a repair"
     premises = (premises.GRANTED, premises.UNTRIGGERED)
     sweeps = ("layers",)
+    concurrent = True
+    duets = ("repairs",)
     share = 6
     focus = {
         "ingest": 8,
@@ -173,9 +175,14 @@ class AppendOnly(Invariant):
 
 
 def _aimed_at(case: Case, step: Step, statement: Update | Delete) -> Iterator[Record]:
-    """Rows of the actor's tenant that the statement names, by columns that compare as they are."""
+    """Rows of the actor's tenant that the statement names, by columns that compare as they are.
+
+    Beside other sessions only those count that were there from its beginning and to its end.
+    """
     tenant = step.operation.actor.tenant
     for row in step.before.rows(statement.relation):
+        if any(row not in state.records for state in step.during):
+            continue
         if case.tenant_of(row) == tenant and all(row.get(c) == v for c, v in statement.where):
             yield row
 

@@ -23,15 +23,22 @@ COMPARABLE = ("uuid", "text", "character varying", "integer", "bigint", "smallin
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What tells one cause from another: what was done to which relation, past which guard."""
+    """What tells one cause from another: what was done to which relation, past which guard.
+
+    `together` is set where it takes sessions side by side: one after the other, the same
+    transactions do no harm.
+    """
 
     invariant: str
     kind: str
     relation: str
     guard: str
+    together: bool = False
 
     def __str__(self) -> str:
-        return "/".join(p for p in (self.invariant, self.kind, self.relation, self.guard) if p)
+        last = "sessions together" if self.together else ""
+        parts = (self.invariant, self.kind, self.relation, self.guard, last)
+        return "/".join(p for p in parts if p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,9 @@ class Invariant(ABC):
     premises: ClassVar[tuple[str, ...]] = ()
     # What is enumerated before anything is drawn (`strategies.sweeps`).
     sweeps: ClassVar[tuple[str, ...]] = ()
+    # Whether it is asked of sessions that go on side by side, and about what (`strategies.duets`).
+    concurrent: ClassVar[bool] = False
+    duets: ClassVar[tuple[str, ...]] = ()
     # How much of a run's time it needs, compared with others.
     share: ClassVar[int] = 3
     # In how many of a hundred workloads everything is read at the end, for every tenant and none.

@@ -54,11 +54,18 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = ("writes", "leaks")
+    concurrent = True
+    duets = ("erasures",)
     share = 8
     focus = {"post_to_ledger": 14, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
 
     def worlds(self, workload: Workload) -> Mapping[str, Workload]:
-        """The world without the others, for the tenant that acts last: it can notice the most."""
+        """The world without the others, for the tenant that acts last: it can notice the most.
+
+        Not of sessions side by side: that one waits for another is no secret.
+        """
+        if workload.sessions:
+            return {}
         ids = {t.id for t in workload.tenants}
         acting = [o.actor.tenant for o in workload.operations if o.actor.tenant in ids]
         if len(set(acting)) < 2 or acting[-1] is None:

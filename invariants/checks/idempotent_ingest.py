@@ -36,6 +36,8 @@ class IdempotentIngest(Invariant):
     )
     examines = "a message that was delivered again"
     sweeps: ClassVar[tuple[str, ...]] = ("keys",)
+    concurrent = True
+    duets: ClassVar[tuple[str, ...]] = ("deliveries",)
     focus = {
         "ingest": 16,
         "redeliver": 16,
@@ -70,7 +72,7 @@ class IdempotentIngest(Invariant):
                 continue
             if not _still_there(case, earlier, step):
                 continue
-            if step.error is not None:
+            if step.error is not None and not step.gave_way:
                 yield self._refused(case, earlier, step)
             for change in step.changes:
                 yield self._changed(case, earlier, step, change)
@@ -229,9 +231,14 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
     if any(table.columns[c].type not in COMPARABLE for c in key[0]):
         return False
     taken = tuple(row.get(c) for c in table.primary_key)
-    return step.after.find(rule.table, taken) is None and not any(
-        case.tenant_of(r) == tenant and _key(case, rule, r) == key
-        for r in step.after.rows(rule.table)
+    return not any(
+        # Another session may have removed since what was there when the delivery looked.
+        state.find(rule.table, taken)
+        or any(
+            case.tenant_of(r) == tenant and _key(case, rule, r) == key
+            for r in state.rows(rule.table)
+        )
+        for state in (step.since if step.place else (step.after,))
     )
 
 

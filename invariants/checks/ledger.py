@@ -42,6 +42,8 @@ class LedgerAddsUp(Invariant):
     )
     examines = "a row of the ledger"
     sweeps = ("ledgers",)
+    concurrent = True
+    duets = ("ledgers",)
     share = 4
     focus = {
         "ingest": 5,

@@ -33,6 +33,8 @@ class TaxonomyKept(Invariant):
     promise = "Every code in use exists in the taxonomy, and application roles do not write it."
     examines = "a row that uses a code"
     sweeps = ("taxonomies",)
+    concurrent = True
+    duets = ("taxonomies",)
     focus = {
         "ingest": 6,
         "allocate": 12,
