@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import seed as hypothesis_seed
@@ -20,6 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from invariants import interrupts
 from invariants.checks.base import Case, Invariant
+from invariants.checks.together import one_by_one
 from invariants.contract import Contract
 from invariants.counterexample import (
     Counterexample,
@@ -48,6 +49,8 @@ from invariants.reduce import reduce
 
 _TICK_SECONDS = 0.2
 
+Stage = Literal["sweeps", "duets", "draws"]
+
 
 @dataclass(frozen=True)
 class Search:
@@ -56,7 +59,8 @@ class Search:
     Examples and seconds are shared out evenly among the seed and the further ones.
     `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
     the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
-    Without `sweep` what is enumerated is left out, without `draw` what is drawn at random.
+    `sessions` is how many may go on side by side: none, two or three. `stages` are gone through in
+    their order: what is enumerated, two transactions side by side in every order, random draws.
     """
 
     seed: int
@@ -66,9 +70,9 @@ class Search:
     failed: Path | None = None
     retry: bool = False
     first: bool = False
-    sweep: bool = True
     further_seeds: tuple[int, ...] = ()
-    draw: bool = True
+    sessions: int = 0
+    stages: tuple[Stage, ...] = ("sweeps", "duets", "draws")
 
 
 class _Spent(BaseException):
@@ -186,10 +190,13 @@ class Explorer:
 
         if search.retry:
             self._retry(invariant, search, tally)
-        if search.sweep:
-            self._sweep(invariant, search, tally)
-        workloads = strategies.workloads(self.contract, self.judge.catalog, invariant)
-        seeds = (*search.further_seeds, search.seed) if search.draw else ()
+        of = self.contract, self.judge.catalog, invariant
+        if "sweeps" in search.stages:
+            self._try_all(invariant, search, tally, strategies.sweeps(*of))
+        if "duets" in search.stages and search.sessions and invariant.concurrent:
+            self._try_all(invariant, search, tally, strategies.duets(*of))
+        workloads = strategies.workloads(*of, search.sessions)
+        seeds = (*search.further_seeds, search.seed) if "draws" in search.stages else ()
         for number, seed in enumerate(seeds, 1):
             # A seed may use what the ones before it have left.
             part = replace(
@@ -217,11 +224,11 @@ class Explorer:
                 return
             round_ += 1
 
-    def _sweep(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
+    def _try_all(
+        self, invariant: Invariant, search: Search, tally: _Tally, workloads: Iterable[Workload]
+    ) -> None:
         """Try what can be enumerated, before anything is drawn at random."""
-        import strategies
-
-        for workload in strategies.sweeps(self.contract, self.judge.catalog, invariant):
+        for workload in workloads:
             if self._spent(tally, search) or tally.examples >= search.examples:
                 return
             tally.examples += 1
@@ -317,6 +324,11 @@ class Explorer:
             return
         tally.known.add(signature)
         workload = first.history.workload
+        if workload.sessions:
+            alone = one_by_one(first.history)
+            if signature in by_signature(self.judge.violations(invariant, alone)[1]):
+                # It takes no sessions: it is told without them.
+                workload = alone
         again, shown = self.judge.violations(invariant, workload)
         if signature not in by_signature(shown):
             self._doubt(invariant, search, tally, signature, first, again)

@@ -18,20 +18,22 @@ from invariants.errors import UsageError
 class Profile:
     """A budget: examples for each invariant, and seconds for the whole run.
 
-    `seeds` are searched besides the run's own: what they find does not depend on luck.
+    `seeds` are searched besides the run's own: what they find does not depend on luck. `sessions`
+    is how many go on side by side at most.
     """
 
     examples: int
     seconds: float
     what: str
     seeds: tuple[int, ...] = ()
+    sessions: int = 2
 
 
 PROFILES: Mapping[str, Profile] = {
     "dev": Profile(300, 60, "a look while you work"),
     "ci": Profile(900, 110, "every pull request"),
-    "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes"),
-    "release": Profile(10_000, 300, "before a release", (1, 2, 3)),
+    "nightly": Profile(1_000_000, 1200, "as much as fits into twenty minutes", sessions=3),
+    "release": Profile(10_000, 300, "before a release", (1, 2, 3), sessions=3),
 }
 
 
@@ -62,6 +64,14 @@ def positive(text: str) -> int:
     """A whole number of at least 1."""
     number = int(text)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def sessions(text: str) -> int:
+    """0 (none side by side), 2 or 3."""
+    number = int(text)
+    if number not in (0, 2, 3):
         raise ValueError
     return number
 
@@ -134,6 +144,13 @@ MAX_EXAMPLES = Option(
 TIME_BUDGET = Option(
     "time-budget", "seconds for the whole search (default: the profile's)", "SECONDS", seconds
 )
+SESSIONS = Option(
+    "sessions",
+    "sessions that go on side by side at most: 0 leaves concurrency out, else 2 or 3 "
+    "(default: the profile's)",
+    "N",
+    sessions,
+)
 
 JOBS = Option("jobs", "mutants hunted at once (default: one a core)", "N", positive, 0)
 MUTANT_BUDGET = Option(
@@ -166,7 +183,7 @@ GATE_PROFILE = replace(
     PROFILE, default="release", help=PROFILE.help.replace("default: dev", "default: release")
 )
 
-RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, *SCHEMA, ARTIFACTS)
+RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, SESSIONS, *SCHEMA, ARTIFACTS)
 OF_MUTANTS = (JOBS, MUTANT_BUDGET, EQUIVALENTS)
 MUTANTS = (*OF_MUTANTS, SEED, *SCHEMA, ARTIFACTS)
 OF_GATE = (REPORT, COUNTEREXAMPLES, *OF_MUTANTS)
@@ -192,6 +209,7 @@ class RunOptions(SchemaOptions):
     seed: int | None = None
     max_examples: int | None = None
     time_budget: float | None = None
+    sessions: int | None = None
     artifacts: Path = Path("artifacts")
     invariants: tuple[str, ...] = field(default=())
     # Leaves the profile's fixed seeds out: they are known to hold.
@@ -206,6 +224,11 @@ class RunOptions(SchemaOptions):
     def examples(self) -> int:
         """Workloads for each invariant."""
         return self.max_examples or PROFILES[self.profile].examples
+
+    @property
+    def at_once(self) -> int:
+        """Sessions that go on side by side at most; 0 when none do."""
+        return PROFILES[self.profile].sessions if self.sessions is None else self.sessions
 
     @property
     def seconds(self) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from invariants import schedules
 from invariants.catalog import Catalog
 from invariants.contract import Contract
 from invariants.operations import (
@@ -49,10 +50,14 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Cata
     """The smallest workload found that still fails; `fails` is asked about every attempt.
 
     Removes operations in ever smaller chunks, then simplifies what is left until no single step
-    makes it smaller. Primary keys stay: without them the server would choose, and every replay
-    would be another. Nor do rows lose the last of their idempotency keys: what fails for the lack
-    of one is another failure. `workload` itself is taken to fail.
+    makes it smaller; of sessions, the order of their turns as well. Primary keys stay: without them
+    the server would choose, and every replay would be another. Nor do rows lose the last of their
+    idempotency keys: what fails for the lack of one is another failure. `workload` itself is taken
+    to fail.
     """
+    if workload.sessions:
+        schedule = schedules.expanded(workload.sessions, workload.schedule)
+        workload = replace(workload, schedule=schedule)
     tried: set[Workload] = {workload}
     keyless = _keyless(workload, contract, catalog)
 
@@ -106,7 +111,7 @@ def _keyless(workload: Workload, contract: Contract, catalog: Catalog) -> int:
     }
     return sum(
         contract.key_of(s.relation, {**defaults[s.relation], **row}) is None
-        for operation in workload.operations
+        for operation in workload.all_operations
         for s in operation.statements
         if s.relation in defaults
         for row in inserted(s)
@@ -117,7 +122,7 @@ def _with_bare_inserts(
     workload: Workload, attempt: Attempt, contract: Contract, catalog: Catalog
 ) -> Workload:
     """Try each insert with no more columns than the table demands, before going one by one."""
-    for i, operation in enumerate(workload.operations):
+    for i, operation in enumerate(workload.all_operations):
         for j, statement in enumerate(operation.statements):
             table = catalog.tables.get(statement.relation)
             if not isinstance(statement, Insert) or table is None:
@@ -136,14 +141,11 @@ def _with_bare_inserts(
                     columns=tuple(statement.columns[k] for k in kept),
                     rows=tuple(tuple(row[k] for k in kept) for row in statement.rows),
                 )
-                statements = workload.operations[i].statements
+                statements = workload.all_operations[i].statements
                 changed = replace(
                     operation, statements=(*statements[:j], bare, *statements[j + 1 :])
                 )
-                candidate = replace(
-                    workload,
-                    operations=(*workload.operations[:i], changed, *workload.operations[i + 1 :]),
-                )
+                candidate = schedules.with_operation(workload, i, changed)
                 if attempt(candidate):
                     workload = candidate
                     break
@@ -152,19 +154,20 @@ def _with_bare_inserts(
 
 def _smaller(workload: Workload, contract: Contract, catalog: Catalog) -> Iterator[Workload]:
     """Every workload that is one step simpler, the bigger steps first."""
-    operations = workload.operations
-    for i in reversed(range(len(operations))):
-        yield replace(workload, operations=operations[:i] + operations[i + 1 :])
+    operations = workload.all_operations
+    for i in reversed(range(len(workload.operations))):
+        yield schedules.with_operation(workload, i, None)
+    yield from schedules.simpler(workload)
     for i in range(len(workload.tenants)):
         yield replace(workload, tenants=workload.tenants[:i] + workload.tenants[i + 1 :])
     if workload.premise:
         yield replace(workload, premise="")
     for i, operation in enumerate(operations):
         for simpler in _smaller_operation(operation, workload, contract, catalog):
-            yield replace(workload, operations=(*operations[:i], simpler, *operations[i + 1 :]))
+            yield schedules.with_operation(workload, i, simpler)
     for i, operation in enumerate(operations):
         for moved in _moved(operation, workload):
-            yield replace(workload, operations=(*operations[:i], moved, *operations[i + 1 :]))
+            yield schedules.with_operation(workload, i, moved)
     renamed = _mapped(workload, _Numbering())
     if renamed != workload:
         yield renamed
@@ -245,7 +248,7 @@ def _moved(operation: Operation, workload: Workload) -> Iterator[Operation]:
     if operation.actor.tenant in ids:
         for target in ids[: ids.index(operation.actor.tenant)]:
             source = operation.actor.tenant
-            single = replace(workload, tenants=(), operations=(operation,))
+            single = Workload((), (operation,))
             yield _mapped(single, _swap(source, target)).operations[0]
 
 
@@ -386,15 +389,19 @@ def _mapped(workload: Workload, change: Callable[[Value], Value]) -> Workload:
                 return replace(s, where=pairs(where))
         return s
 
+    def operation(o: Operation) -> Operation:
+        return replace(
+            o,
+            actor=replace(o.actor, tenant=text(o.actor.tenant)) if o.actor.tenant else o.actor,
+            statements=tuple(map(statement, o.statements)),
+        )
+
     return replace(
         workload,
         tenants=tuple(replace(t, id=text(t.id), row=row(t.row)) for t in workload.tenants),
-        operations=tuple(
-            replace(
-                o,
-                actor=replace(o.actor, tenant=text(o.actor.tenant)) if o.actor.tenant else o.actor,
-                statements=tuple(map(statement, o.statements)),
-            )
-            for o in workload.operations
+        operations=tuple(map(operation, workload.operations)),
+        sessions=tuple(
+            tuple(replace(t, operation=operation(t.operation)) for t in s)
+            for s in workload.sessions
         ),
     )

@@ -97,6 +97,7 @@ def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
         failed=failed_before(),
         retry=options.seed is None,
         further_seeds=options.fixed_seeds,
+        sessions=options.at_once,
     )
 
 

@@ -11,6 +11,7 @@ from invariants.contract import Contract
 from strategies import allocations, events, hostile, ledger, taxonomy, tenants
 from strategies.derived import require_generable
 from strategies.drawing import exploring
+from strategies.duets import duets
 from strategies.registry import Values, new_row, operation, row_strategy, rows
 from strategies.sweeps import sweeps
 from strategies.workloads import workloads
@@ -22,6 +23,7 @@ __all__ = [
     "World",
     "allocations",
     "check",
+    "duets",
     "events",
     "exploring",
     "hostile",

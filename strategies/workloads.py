@@ -14,6 +14,7 @@ from invariants.contract import Contract
 from invariants.operations import Operation, Refresh, Workload
 from strategies.hostile import readings
 from strategies.registry import Registered, operation_strategies
+from strategies.sessions import concurrent
 from strategies.tenants import tenants
 from strategies.world import Draw, World
 
@@ -23,6 +24,8 @@ _REFRESH_PERCENT = 35
 # A draw for each operation would cost more than the operation itself.
 _OPERATIONS_A_DRAW = 3
 _OPENING = ("ingest", "allocate", "post_to_ledger")
+# Sessions side by side take several times as long as the same number of operations.
+_CONCURRENT_PERCENT = 20
 
 
 def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
@@ -34,31 +37,31 @@ def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
     return found
 
 
-def _build(world: World, available: Mapping[str, Registered], name: str) -> Operation | None:
-    strategy = available.get(name)
-    if strategy is None or any(t not in world.catalog.tables for t in strategy.tables):
-        return None
-    return strategy.build(world)
-
-
 def workloads(
-    contract: Contract, catalog: Catalog, invariant: Invariant
+    contract: Contract, catalog: Catalog, invariant: Invariant, sessions: int = 0
 ) -> SearchStrategy[Workload]:
-    """Workloads weighted for an invariant, on the schema as migrated or on one of its premises."""
+    """Workloads weighted for an invariant, on the schema as migrated or on one of its premises.
+
+    With `sessions` some have that many side by side at most, where the invariant asks for it.
+    """
     available = operation_strategies()
     weighted = kinds(catalog, invariant.focus)
+    opening = [available[n] for n in _OPENING if n in available]
+    opening = [s for s in opening if all(t in catalog.tables for t in s.tables)]
     lengths = st.integers(1, LENGTH_MAX)
     premises = ("", *invariant.premises)
 
     @st.composite
     def build(draw: Draw[Any]) -> Workload:
         world = World(contract, catalog, draw)
+        if sessions and invariant.concurrent and world.chance(_CONCURRENT_PERCENT):
+            return concurrent(world, weighted, opening or weighted, sessions)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
         if world.chance(60):
             # Most of what can go wrong needs an event, its allocation and its posting first.
             world.sole = world.tenant()
-            made += [o for name in _OPENING if (o := _build(world, available, name)) is not None]
+            made += [o for strategy in opening if (o := strategy.build(world)) is not None]
             world.sole = None
         for position in range(draw(lengths)):
             if position % _OPERATIONS_A_DRAW == 0:

@@ -7,7 +7,7 @@ took it; references point back to recent rows, so any operation can be left out 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -55,6 +55,7 @@ class World:
     messages: list[tuple[int, Actor, Insert]] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     sole: str | None = None
+    first_number: int = 1
     _pool: int = 0
     _pool_bits: int = 0
 
@@ -84,9 +85,24 @@ class World:
 
     def next(self, kind: str) -> int:
         """The next number of a kind, from 1."""
-        number = self.counters.get(kind, 0) + 1
+        number = self.counters.get(kind, self.first_number - 1) + 1
         self.counters[kind] = number
         return number
+
+    def apart(self, number: int) -> World:
+        """A copy that goes its own way: what it numbers has numbers that no other copy gives."""
+        first = number * 1000
+        return replace(
+            self,
+            tenants=list(self.tenants),
+            known={
+                t: [Known(k.tenant, k.key, dict(k.values)) for k in rows]
+                for t, rows in self.known.items()
+            },
+            messages=list(self.messages),
+            counters={kind: first + last for kind, last in self.counters.items()},
+            first_number=first + 1,
+        )
 
     def id_column(self, table: str) -> str:
         """The column with the id: the first of the primary key."""

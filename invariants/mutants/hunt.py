@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -75,12 +75,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Hunt:
-    """How to hunt: with which invariants, from which seed, for how many seconds a mutant."""
+    """How to hunt: with which invariants, from which seed, for how many seconds a mutant.
+
+    `sessions` may go on side by side, none when it is 0.
+    """
 
     invariants: tuple[str, ...]
     seed: int
     seconds: float
     artifacts: Path | None = None
+    sessions: int = 2
 
 
 def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hunt) -> Outcome:
@@ -139,15 +143,25 @@ def _turns(
 ) -> Iterator[InvariantFinished]:
     asked = order(mutant, plan.invariants)
     artifacts = plan.artifacts and plan.artifacts / slug(mutant)
+    plain = Search(plan.seed, sys.maxsize, artifacts=artifacts, first=True, sessions=plan.sessions)
     # What is enumerated costs the same for every mutant and finds the most.
-    sweeps = [(i, sys.maxsize, True, plan.seed) for i in asked if i.sweeps]
-    draws = ((i, _FIRST_TURN * 2**turn, False, plan.seed + turn) for turn in count() for i in asked)
-    for invariant, examples, sweep, seed in chain(sweeps, draws):
+    sweeps = ((i, replace(plain, stages=("sweeps",))) for i in asked if i.sweeps)
+    duets = ((i, replace(plain, stages=("duets",))) for i in asked if i.concurrent and i.duets)
+    draws = (
+        (
+            i,
+            replace(
+                plain, seed=plan.seed + turn, examples=_FIRST_TURN * 2**turn, stages=("draws",)
+            ),
+        )
+        for turn in count()
+        for i in asked
+    )
+    for invariant, search in chain(sweeps, duets if plan.sessions else (), draws):
         left = deadline - time.monotonic()
         if left <= 0:
             return
-        search = Search(seed, examples, left, artifacts, first=True, sweep=sweep, draw=not sweep)
-        yield explorer.explore(invariant, search)
+        yield explorer.explore(invariant, replace(search, seconds=left))
 
 
 def order(mutant: Mutant, names: Sequence[str]) -> list[Invariant]:
