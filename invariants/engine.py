@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +102,7 @@ class _Tally:
     operations_before: int
     started: float = field(default_factory=time.monotonic)
     examples: int = 0
+    duets: int = 0
     told: float = 0.0
     examined: int = 0
     recorder: Recorder | None = None
@@ -112,6 +113,10 @@ class _Tally:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def used_up(self, search: Search) -> bool:
+        """Whether its examples are spent. Duets are few, and leave the others their share."""
+        return self.examples - self.duets >= search.examples
 
     @property
     def coverage(self) -> Coverage:
@@ -192,9 +197,16 @@ class Explorer:
             self._retry(invariant, search, tally)
         of = self.contract, self.judge.catalog, invariant
         if "sweeps" in search.stages:
-            self._try_all(invariant, search, tally, strategies.sweeps(*of))
+            for workload in strategies.sweeps(*of):
+                if self._spent(tally, search) or tally.used_up(search):
+                    break
+                self._try_next(invariant, search, tally, workload)
         if "duets" in search.stages and search.sessions and invariant.concurrent:
-            self._try_all(invariant, search, tally, strategies.duets(*of))
+            for duet in strategies.duets(*of):
+                if self._spent(tally, search):
+                    return
+                tally.duets += 1
+                self._try_next(invariant, search, tally, duet)
         workloads = strategies.workloads(*of, search.sessions)
         seeds = (*search.further_seeds, search.seed) if "draws" in search.stages else ()
         for number, seed in enumerate(seeds, 1):
@@ -216,7 +228,7 @@ class Explorer:
     ) -> None:
         """Draw from one seed until its examples or seconds are spent."""
         round_ = 0
-        while tally.examples < search.examples and not self._spent(tally, search):
+        while not (tally.used_up(search) or self._spent(tally, search)):
             so_far = tally.examples
             if self._round(invariant, search, tally, workloads, round_) or (
                 tally.examples == so_far
@@ -224,16 +236,13 @@ class Explorer:
                 return
             round_ += 1
 
-    def _try_all(
-        self, invariant: Invariant, search: Search, tally: _Tally, workloads: Iterable[Workload]
+    def _try_next(
+        self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload
     ) -> None:
-        """Try what can be enumerated, before anything is drawn at random."""
-        for workload in workloads:
-            if self._spent(tally, search) or tally.examples >= search.examples:
-                return
-            tally.examples += 1
-            self._tell(invariant, search, tally, "searching")
-            self._try(invariant, search, tally, workload)
+        """Try one more example that was not drawn."""
+        tally.examples += 1
+        self._tell(invariant, search, tally, "searching")
+        self._try(invariant, search, tally, workload)
 
     def _round(
         self,
@@ -250,7 +259,7 @@ class Explorer:
         """
         import strategies
 
-        limit = search.examples - tally.examples
+        limit = search.examples - tally.examples + tally.duets
         seen: list[_New] = []
         begun: list[Pending] = []
 
@@ -262,7 +271,7 @@ class Explorer:
 
         def test(workload: Workload) -> None:
             if not seen:
-                if self._spent(tally, search) or tally.examples >= search.examples:
+                if self._spent(tally, search) or tally.used_up(search):
                     raise _Spent
                 tally.examples += 1
                 self._tell(invariant, search, tally, "searching")
@@ -414,15 +423,16 @@ class Explorer:
         if now - tally.told < _TICK_SECONDS:
             return
         tally.told = now
+        total = search.examples + tally.duets
         left = None if search.seconds is None else max(0.0, search.seconds - tally.seconds)
         if tally.examples and doing == "searching":
-            by_examples = (search.examples - tally.examples) * tally.seconds / tally.examples
+            by_examples = (total - tally.examples) * tally.seconds / tally.examples
             left = by_examples if left is None else min(left, by_examples)
         self.listener(
             Progress(
                 invariant.name,
                 tally.examples,
-                search.examples,
+                total,
                 self.judge.operations - tally.operations_before,
                 tally.seconds,
                 left,

@@ -114,7 +114,7 @@ class Judge:
         invariant, executor = pending.invariant, pending.executor
         history = executor.finish(pending.started)
         case = self._case(executor, history, invariant.worlds(history.workload))
-        return case, self.judged(invariant, case)
+        return case, self._judged(invariant, case, executor)
 
     def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
         """The case of a workload and every violation of the invariant in it."""
@@ -122,7 +122,11 @@ class Judge:
         return case, self.judged(invariant, case)
 
     def judged(self, invariant: Invariant, case: Case) -> list[Violation]:
-        """Every violation of the invariant in a case.
+        """Every violation of the invariant in a case that was executed here."""
+        return self._judged(invariant, case, self.executor(case.history.workload.premise))
+
+    def _judged(self, invariant: Invariant, case: Case, executor: Executor) -> list[Violation]:
+        """Every violation in a case; `executor` is one that has nothing else to do.
 
         Of sessions side by side those are marked that the same transactions do not show when they
         come one after the other: the others have nothing to do with sessions.
@@ -131,7 +135,6 @@ class Judge:
         history = case.history
         if history.workload.sessions:
             if found:
-                executor = self.executor(history.workload.premise)
                 in_turn = self._case(executor, executor.run(one_by_one(history)), {})
                 known = by_signature(list(invariant.check(in_turn)))
                 found = [v if str(v.signature) in known else marked(v) for v in found]
