@@ -47,7 +47,7 @@ Observation = tuple[object, ...]
 
 
 class CrossTenant(Invariant):
-    """Four parts: rows seen and changed, references, sessions without a tenant, noninterference."""
+    """Rows seen and changed, references, rows of nobody, no tenant setting, noninterference."""
 
     name = "cross-tenant"
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
@@ -73,7 +73,7 @@ class CrossTenant(Invariant):
         return {acting[-1]: workload.without_others(acting[-1])}
 
     def check(self, case: Case) -> Iterator[Violation]:
-        """Check all four parts."""
+        """Check all parts."""
         crossed: int | None = None
         for step in case.history.steps:
             if case.is_application(step):
@@ -83,6 +83,7 @@ class CrossTenant(Invariant):
             for violation in self._references(case, step):
                 crossed = step.index if crossed is None else crossed
                 yield violation
+            yield from self._orphans(case, step)
         for tenant in case.worlds:
             yield from self._interference(case, tenant, crossed)
 
@@ -191,6 +192,38 @@ class CrossTenant(Invariant):
                         Evidence(f"the row in {key.target} it refers to", shown(target)),
                     ),
                 )
+
+    def _orphans(self, case: Case, step: Step) -> Iterator[Violation]:
+        """Rows that came without their tenant being there, or stayed when it went."""
+        root = case.contract.tenancy.root
+        gone = {c.record.key for c in step.changes if c.table == root and c.after is None}
+        rows = [c.after for c in step.changes if c.after is not None]
+        if gone:
+            rows = [r for t in case.contract.tenancy.tables for r in step.after.rows(t)]
+        seen: set[str] = set()
+        for row in rows:
+            tenant = case.tenant_of(row)
+            if row.table not in case.contract.tenancy.tables or tenant is None:
+                continue
+            if row.table in seen or step.after.find(root, (tenant,)) is not None:
+                continue
+            seen.add(row.table)
+            column, (key,) = case.contract.tenancy.column, case.catalog.tables[root].primary_key
+            reference = case.catalog.tables[row.table].foreign_key_of(column)
+            owned = row_matches(row.table, key_of(case, row) | {column: tenant})
+            yield Violation(
+                signature=self.signature(
+                    _REFERENCE, row.table, reference.name if reference else "no foreign key"
+                ),
+                operation=step.index,
+                summary=f"a row of {row.table} belongs to a tenant that is not there",
+                promise="Every row belongs to a tenant that is there.",
+                proof=(
+                    Condition("state", step.index, owned),
+                    Condition("state", step.index, f"NOT {row_matches(root, {key: tenant})}"),
+                ),
+                evidence=(Evidence(f"the row in {row.table}", shown(row)),),
+            )
 
     def _interference(self, case: Case, tenant: str, crossed: int | None) -> Iterator[Violation]:
         """Compare what `tenant` observes with and without the others.
