@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 from invariants import premises, sql
 from invariants.checks.base import Case, Condition, Violation
-from invariants.narrate import outcome
 from invariants.operations import (
     OPERATOR,
     Call,
@@ -23,6 +22,7 @@ from invariants.operations import (
     Statement,
     Workload,
 )
+from invariants.wording import outcome
 
 
 def script(case: Case, violation: Violation, title: str) -> str:
