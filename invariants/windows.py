@@ -44,7 +44,7 @@ class _Windows:
         yield f"-- in {self.count} windows, each with its number:"
         for window in self._windows():
             yield f"--   psql -X -q -v window={window} -d DATABASE -f THIS_FILE"
-        yield "-- Each says when to press Enter in it. Where one waits unexpectedly go on in another."
+        yield "-- Each says when to press Enter. Where one waits unexpectedly go on in another."
         yield "-- Exit status of window 1, 3: the violation is there. 0: the schema holds."
         yield "-- Exit status of any, 2: it was not run to its end."
         yield from self.script.settings()
@@ -78,7 +78,8 @@ class _Windows:
 
     def _choice(self) -> Iterator[str]:
         """Which window this is."""
-        yield "\\set open false"
+        yield "-- ends psql, with status 2"
+        yield "\\set stop 'RESET ROLE; SELECT pg_terminate_backend(pg_backend_pid());'"
         yield "\\set known false"
         yield "\\if :{?window}"
         known = ", ".join(f"'{w}'" for w in self._windows())
@@ -260,10 +261,6 @@ def _enter(prompt: str) -> Iterator[str]:
 
 
 def _stop(why: str) -> Iterator[str]:
-    """End psql with a status of its own, which only a lost session gives: \\quit would give 0."""
+    """End psql with status 2, which only a lost session gives: \\quit would give 0."""
     yield f"\\warn '{why}'"
-    yield "\\if :open"
-    yield "ROLLBACK;"
-    yield "\\endif"
-    yield "-- psql then ends with status 2"
-    yield "SELECT pg_terminate_backend(pg_backend_pid());"
+    yield ":stop"
