@@ -19,6 +19,10 @@ from invariants.wording import outcome
 # What one window found out, for the one that says in the end what it comes to.
 _FACTS = "invariants_windows.facts"
 
+# As in our own sessions (`Wire.announce_waits`): of those who wait in a circle, the one who closes
+# it is refused.
+_DEADLOCKS = "SET deadlock_timeout = '1ms';"
+
 
 def windows(case: Case, violation: Violation, title: str) -> str:
     """The whole script. `case` is the execution in which the violation was seen."""
@@ -48,6 +52,7 @@ class _Windows:
         yield "-- Exit status of window 1, 3: the violation is there. 0: the schema holds."
         yield "-- Exit status of any, 2: it was not run to its end."
         yield from self.script.settings()
+        yield _DEADLOCKS
         yield from self._choice()
         yield ""
         yield "\\if :is_1"
@@ -151,6 +156,7 @@ class _Windows:
         if lacks_setting(actor):
             if window in self.setting_made:
                 yield from reconnecting()
+                yield _DEADLOCKS
                 self.setting_made.remove(window)
         elif actor.tenant is not None:
             self.setting_made.add(window)
