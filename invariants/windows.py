@@ -38,8 +38,8 @@ class _Windows:
         self.steps = {s.place: s for s in case.history.steps if s.place is not None}
         # Windows whose session has said for which tenant it acts.
         self.setting_made: set[int] = set()
-        # Which window the next one has to look at, and for what.
-        self.before = 1, "has made the database ready"
+        # Which windows the next one has to look at, and for what.
+        self.before = {1: "has made the database ready"}
 
     def lines(self) -> Iterator[str]:
         """All lines, in order."""
@@ -99,7 +99,7 @@ class _Windows:
         yield "\\endif"
 
     def _turn(self, sending: Sending) -> Iterator[str]:
-        window = sending.place.session + 1
+        window, label = sending.place.session + 1, f"turn {sending.number}"
         yield ""
         yield f"-- {self._title(sending)}"
         yield f"\\if :is_{window}"
@@ -107,24 +107,24 @@ class _Windows:
             if sending.parts:
                 # Only for a schema on which it was not refused.
                 yield "\\if :open"
-                yield from self._prompt(f"after turn {sending.number}")
+                yield from self._prompt(window, f"after {label}")
                 yield from self._parts(sending)
                 yield "\\endif"
-            self.before = window, f"has gone on after turn {sending.number} (or waits)"
+            # Both that went on may send the next turn: not before the other has heard its answer.
+            self.before[window] = "has gone on (or waits)"
         else:
-            label = f"turn {sending.number}"
-            if self.before[0] != window:
-                yield from self._prompt(label + self._wait(sending))
+            yield from self._prompt(window, label + self._wait(sending))
             if sending.called_off:
-                yield from self._called_off(label)
+                yield from self._called_off()
             else:
                 if 0 in sending.parts:
                     yield from self._opening(sending.place)
                 yield from self._parts(sending)
-                yield f"\\echo '{label} is done'"
-            self.before = window, f"has done turn {sending.number} (or waits in it)"
+            self.before = {window: f"has done turn {sending.number} (or waits in it)"}
         if sending.last:
             yield from self._end(sending.place)
+        done = f"gone on after {label}" if sending.late else f"{label} is done"
+        yield f"\\echo '{done}'"
         yield "\\endif"
 
     def _title(self, sending: Sending) -> str:
@@ -146,9 +146,11 @@ class _Windows:
         others = " and ".join(str(s + 1) for s in sending.waits_for)
         return f", in which window {sending.place.session + 1} then waits for window {others}"
 
-    def _prompt(self, label: str) -> Iterator[str]:
-        other, done = self.before
-        yield from _enter(f"{label}: press Enter here when window {other} {done} ")
+    def _prompt(self, window: int, label: str) -> Iterator[str]:
+        """Have it wait for what other windows do; what its own did last it has done by now."""
+        others = [f"window {w} {done}" for w, done in self.before.items() if w != window]
+        if others:
+            yield from _enter(f"{label}: press Enter here when {' and '.join(others)} ")
 
     def _opening(self, place: Place) -> Iterator[str]:
         transaction, window = place.transaction, place.session + 1
@@ -202,14 +204,13 @@ class _Windows:
                         yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
                         yield "\\endif"
 
-    def _called_off(self, label: str) -> Iterator[str]:
+    def _called_off(self) -> Iterator[str]:
         yield "-- here it would have waited as well, or for ever, and was told to stop"
-        yield "\\if :open"
         yield "\\set ok false"
+        yield "\\if :open"
         yield "\\set open false"
         yield "ROLLBACK;"
         yield "\\endif"
-        yield f"\\echo '{label} is done'"
 
     def _end(self, place: Place) -> Iterator[str]:
         """Note what is true now that the transaction is over."""
