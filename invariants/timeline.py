@@ -25,6 +25,7 @@ from invariants.wording import (
 
 _GUTTER = 6
 _BETWEEN = " | "
+_TIE = "\N{NO-BREAK SPACE}"
 
 
 def lines(case: Case, marked: int, names: Mapping[str, str]) -> Iterator[str]:
@@ -86,7 +87,8 @@ class _Timeline:
     def _actor(self, transaction: Transaction) -> str:
         roles = self.case.contract.application_roles
         actor = who(transaction.operation.actor, self.names, roles)
-        return f"{actor}, {transaction.isolation}"
+        # One word, so that it goes into the next line as a whole.
+        return f"{actor}, {transaction.isolation.replace(' ', _TIE)}"
 
     def _sent(self, place: Place, part: int) -> Iterator[str]:
         transaction = place.transaction
@@ -124,7 +126,8 @@ class _Timeline:
             yield "ROLLBACK"
 
     def _wrapped(self, text: str) -> Iterator[str]:
-        yield from wrapped("", text, "  ", self.width, cut=True)
+        lines = wrapped("", text, "  ", self.width, cut=True)
+        yield from (line.replace(_TIE, " ") for line in lines)
 
     def _across(self, label: str, cells: Mapping[int, list[str]]) -> Iterator[str]:
         columns = [cells.get(i, []) for i in range(len(self.sessions))]

@@ -199,6 +199,10 @@ def timeline(finding: Finding) -> list[str]:
 
 def test_the_sessions_are_told_side_by_side(both_allocate: Finding) -> None:
     assert timeline(both_allocate) == TIMELINE.split("\n")[1:-1]
+    assert (
+        "turn  session 1: app_rw for tenant A,               | session 2: app_rw for tenant A,\n"
+        "        read committed                              |   read committed\n"
+    ) in both_allocate.counterexample.text
     assert max(map(len, both_allocate.counterexample.text.split("\n"))) <= 100
     # What there was before is told as ever.
     assert "   1  app_rw for tenant A\n      INSERT INTO attr" in both_allocate.counterexample.text
