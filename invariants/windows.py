@@ -45,7 +45,7 @@ class _Windows:
         """All lines, in order."""
         yield from self.script.heading()
         yield "-- Run it as a superuser on a database that has the schema under test and no data,"
-        yield f"-- in {self.count} windows, each with its number:"
+        yield "-- in a window for each session, which has its number:"
         for window in self._windows():
             yield f"--   psql -X -q -v window={window} -d DATABASE -f THIS_FILE"
         yield "-- Each says when to press Enter. Where one waits unexpectedly go on in another."
@@ -234,15 +234,11 @@ class _Windows:
                 yield i, condition
 
     def _verdict(self) -> Iterator[str]:
-        others = [str(w) for w in self._windows() if w != 1]
-        ended = (
-            f"window {others[0]} has come to its end"
-            if len(others) == 1
-            else f"windows {' and '.join(others)} have come to their end"
-        )
-        yield "\\set ON_ERROR_STOP off"
-        yield from _enter(f"the verdict: press Enter here when {ended} ")
-        yield "\\set ON_ERROR_STOP on"
+        others = [f"window {w} has come to its end" for w in self._windows() if w != 1]
+        if others:
+            yield "\\set ON_ERROR_STOP off"
+            yield from _enter(f"the verdict: press Enter here when {' and '.join(others)} ")
+            yield "\\set ON_ERROR_STOP on"
         first = len(self.script.workload.operations)
         found = [i for i, c in enumerate(self.violation.proof) if c.operation >= first]
         yield f"SELECT count(*) = {len(found)} AS complete FROM {_FACTS} \\gset"

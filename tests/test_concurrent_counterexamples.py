@@ -336,6 +336,14 @@ def test_a_setup_that_the_tester_would_end_at_is_a_step(judge: Judge, lab: Lab) 
     assert [d.returncode for d in play(lab.environment, finding).done] == [3, 0]
 
 
+def test_one_session_needs_nobody_to_press_enter(judge: Judge, lab: Lab) -> None:
+    shown = at_once(TWO_RUNS, (transaction(of(A, sets(1, "failed")), "serializable"),), schedule="")
+    finding = claimed(judge, shown, 1, Condition("state", 1, is_in(1, "failed")))
+    windows = play(lab.environment, finding)
+    assert ([d.returncode for d in windows.done], windows.order) == ([3], []), windows.done
+    assert "\nt       \n" in isolation_tester(lab.environment, finding)
+
+
 @pytest.mark.parametrize("chosen", [[], ["-v", "window=3"], ["-v", "window=1"]])
 def test_a_window_that_cannot_go_on_has_a_status_of_its_own(
     lab: Lab, both_allocate: Finding, tmp_path: Path, chosen: list[str]
