@@ -52,7 +52,6 @@ class _Windows:
         yield "-- Exit status of window 1, 3: the violation is there. 0: the schema holds."
         yield "-- Exit status of any, 2: it was not run to its end."
         yield from self.script.settings()
-        yield _DEADLOCKS
         yield from self._choice()
         yield ""
         yield "\\if :is_1"
@@ -67,6 +66,7 @@ class _Windows:
         if self.script.setting_made:
             self.setting_made.add(1)
         yield ""
+        yield _DEADLOCKS
         yield "\\set ON_ERROR_STOP off"
         for sending in self.sendings:
             yield from self._turn(sending)
