@@ -1,7 +1,8 @@
-"""A reduced workload with its violation, and the three files it is kept as.
+"""A reduced workload with its violation, and the files it is kept as.
 
 `NAME.json` is the exact replay, `NAME.sql` a script for psql alone, `NAME.txt` what the terminal
-showed.
+showed. Where sessions go on side by side the script is one for several windows, and `NAME.spec`
+says the same to PostgreSQL's isolation tester.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ from invariants.errors import InfrastructureError, UsageError
 from invariants.narrate import narrate, summarise
 from invariants.operations import Workload, workload_from_json, workload_to_json
 from invariants.script import script
+from invariants.spec import spec
+from invariants.windows import windows
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Counterexample:
-    """What was found: a 1-minimal workload, and the story, script and summary of its violation."""
+    """What was found: a 1-minimal workload, and the story, script and summary of its violation.
+
+    `spec` is empty where nothing goes on side by side.
+    """
 
     invariant: str
     signature: str
@@ -36,6 +42,17 @@ class Counterexample:
     script: str
     seed: int | None = None
     revision: str = ""
+    spec: str = ""
+
+    @property
+    def operations(self) -> int:
+        """How many operations there are, those of the sessions included."""
+        return len(self.workload.all_operations)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions it takes."""
+        return max(1, len(self.workload.sessions))
 
     @property
     def name(self) -> str:
@@ -49,32 +66,37 @@ def counterexample(
 ) -> Counterexample:
     """Tell and script the violation as it was seen in the case."""
     summary = summarise(case, violation)
+    concurrent = bool(case.history.workload.sessions)
     return Counterexample(
         invariant=violation.signature.invariant,
         signature=str(violation.signature),
         summary=summary,
         workload=case.history.workload,
         text=narrate(case, violation),
-        script=script(case, violation, summary),
+        script=(windows if concurrent else script)(case, violation, summary),
         seed=seed,
         revision=revision,
+        spec=spec(case, violation, summary) if concurrent else "",
     )
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a counterexample was written."""
+    """Where a counterexample was written; `spec` only where it takes several sessions."""
 
     json: Path
     sql: Path
     txt: Path
+    spec: Path | None = None
+    sessions: int = 1
 
-    def replay_commands(self, schema_arguments: str = "") -> tuple[str, str]:
-        """How to see it again: with this tool, and with psql alone."""
+    def replay_commands(self, schema_arguments: str = "") -> tuple[str, ...]:
+        """How to see it again: with this tool, and with psql alone, a window for each session."""
         json, sql = shlex.quote(str(self.json)), shlex.quote(str(self.sql))
+        windows = [f"-v window={i + 1} " if self.spec else "" for i in range(self.sessions)]
         return (
             f"invariants replay{schema_arguments} {json}",
-            f"psql -X -q -d DATABASE -f {sql}",
+            *(f"psql -X -q {window}-d DATABASE -f {sql}" for window in windows),
         )
 
 
@@ -94,12 +116,16 @@ def ensure_writable(folder: Path, option: str = "--artifacts") -> None:
 
 
 def save(found: Counterexample, folder: Path) -> Saved:
-    """Write the three files. Raises `InfrastructureError` when the disk refuses."""
+    """Write the files. Raises `InfrastructureError` when the disk refuses."""
     save_json(found, folder)
-    paths = Saved(*(folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt")))
-    write(paths.sql, found.script)
-    write(paths.txt, found.text + "\n")
-    return paths
+    json, sql, txt, spec = (
+        folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt", "spec")
+    )
+    write(sql, found.script)
+    write(txt, found.text + "\n")
+    if found.spec:
+        write(spec, found.spec)
+    return Saved(json, sql, txt, spec if found.spec else None, found.sessions)
 
 
 def save_json(found: Counterexample, folder: Path) -> Path:

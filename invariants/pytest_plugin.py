@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -67,7 +68,7 @@ class Verdict:
         lines = [f"VIOLATED {found.counterexample.signature}", found.counterexample.text]
         if found.saved:
             commands = found.saved.replay_commands(self.schema_arguments)
-            lines += [f"{w:<9} {c}" for w, c in zip(("Replay", ""), commands, strict=True)]
+            lines += [f"{w:<9} {c}" for w, c in zip_longest(("Replay",), commands, fillvalue="")]
         return "\n".join(lines)
 
 

@@ -44,11 +44,14 @@ def report_to_json(report: Report) -> dict[str, Any]:
 
 def _found(found: Found) -> dict[str, Any]:
     made = found.counterexample
-    return {
+    document = {
         "signature": made.signature,
         "summary": made.summary,
-        "operations": len(made.workload.operations),
-        "sessions": 1,
+        "operations": made.operations,
+        "sessions": made.sessions,
         "json": str(found.saved.json) if found.saved else None,
         "sql": str(found.saved.sql) if found.saved else None,
     }
+    if found.saved and found.saved.spec:
+        document["spec"] = str(found.saved.spec)
+    return document

@@ -7,13 +7,13 @@ raises when the violation is there: psql then exits with status 3, and with 0 wh
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from invariants import premises, sql
 from invariants.checks.base import Case, Condition, Violation
-from invariants.narrate import outcome
 from invariants.operations import (
     OPERATOR,
+    Actor,
     Call,
     Copy,
     Insert,
@@ -23,14 +23,17 @@ from invariants.operations import (
     Statement,
     Workload,
 )
+from invariants.wording import outcome
 
 
 def script(case: Case, violation: Violation, title: str) -> str:
     """The whole script. `case` is the execution in which the violation was seen."""
-    return "\n".join(_Script(case, violation, title).lines()) + "\n"
+    return "\n".join(Script(case, violation, title).lines()) + "\n"
 
 
-class _Script:
+class Script:
+    """The lines of a script, in pieces that one for several sessions can use as well."""
+
     def __init__(self, case: Case, violation: Violation, title: str) -> None:
         self.case, self.violation, self.title = case, violation, title
         self.workload = case.history.workload
@@ -38,50 +41,53 @@ class _Script:
         self.setting_made = False
 
     def lines(self) -> Iterator[str]:
+        """All lines, in order."""
         worlds = [(self.workload, "")]
         differing = next((c for c in self.violation.proof if c.kind == "differs"), None)
         if differing is not None:
             worlds.append((self.workload.without_others(differing.query), "alone_"))
-        yield from self._head()
-        for workload, prefix in worlds:
-            if prefix:
-                yield from self._clean()
-            yield from self._world(workload, prefix)
-        yield from self._verdict()
-
-    def _head(self) -> Iterator[str]:
-        yield f"-- {self.title}"
-        yield f"-- {self.violation.signature}"
-        yield "--"
+        yield from self.heading()
         yield "-- Run it as a superuser on a database that has the schema under test and no data:"
         yield "--   psql -X -q -d DATABASE -f THIS_FILE"
         yield "-- Exit status 3: the violation is there. 0: the schema holds."
+        yield from self.settings()
+        yield from self.beginning()
+        for workload, prefix in worlds:
+            if prefix:
+                yield ""
+                yield "-- Everything back to the start."
+                yield from restoring(self.case)
+            yield from self.world(workload, prefix)
+        yield from self.verdict(self.term)
+
+    def heading(self) -> Iterator[str]:
+        """What is shown."""
+        yield f"-- {self.title}"
+        yield f"-- {self.violation.signature}"
+        yield "--"
+
+    def settings(self) -> Iterator[str]:
+        """How psql and its session are to behave."""
         yield "\\set ON_ERROR_STOP on"
         yield "\\set QUIET on"
         yield "\\set VERBOSITY terse"
         yield "SET TimeZone = 'UTC';"
-        root = sql.name(self.case.contract.tenancy.root)
-        yield "DO $$ BEGIN"
-        yield f"  IF EXISTS (SELECT FROM {root}) THEN"
-        yield (
-            "    RAISE EXCEPTION 'nothing was done: this database has tenants,"
-            " and the script needs an empty one';"
-        )
-        yield "  END IF;"
-        yield "END $$;"
+
+    def beginning(self) -> Iterator[str]:
+        """Refuse a database with tenants; make the premise true."""
+        yield from refusal_of_tenants(self.case)
         changes = premises.statements(self.workload.premise, self.case.contract, self.case.catalog)
         if changes:
             yield ""
             yield f"-- {premises.DESCRIPTIONS[self.workload.premise]}"
             yield from (f"{c};" for c in changes)
 
-    def _world(self, workload: Workload, prefix: str) -> Iterator[str]:
+    def world(self, workload: Workload, prefix: str = "") -> Iterator[str]:
+        """Make the tenants, then send the operations one after the other."""
         yield ""
         if prefix:
             yield "-- The same once more, without the other tenants."
-        for tenant in workload.tenants:
-            insert = Insert(self.case.contract.tenancy.root, tenant.columns, (tenant.row,))
-            yield f"{sql.spelled(insert)};"
+        yield from tenants(self.case, workload)
         yield from self._states(-1, prefix)
         index = -1
         for operation in workload.operations:
@@ -98,10 +104,8 @@ class _Script:
         step = self.case.history.steps[index]
         answered = "" if prefix else f"; answered: {' '.join(outcome(step).split())}"
         yield f"-- operation {index + 1}: {actor.role or 'the operator'}{answered}"
-        if actor.tenant is None and self.setting_made and actor.role != OPERATOR:
-            yield "-- in a new session, where the tenant setting was never made"
-            yield "\\connect"
-            yield "SET TimeZone = 'UTC';"
+        if self.setting_made and lacks_setting(actor):
+            yield from reconnecting()
             self.setting_made = False
         yield "\\set ON_ERROR_STOP off"
         yield "\\set ok true"
@@ -116,7 +120,7 @@ class _Script:
         differs = any(c.kind == "differs" for c in conditions)
         for position, statement in enumerate(operation.statements):
             yield "\\if :ok"
-            yield from self._statement(statement)
+            yield from self.statement(statement)
             yield "\\if :ERROR"
             yield "\\set ok false"
             yield "\\endif"
@@ -137,7 +141,8 @@ class _Script:
         yield "\\set ON_ERROR_STOP on"
         yield from self._states(index, prefix)
 
-    def _statement(self, statement: Statement) -> Iterator[str]:
+    def statement(self, statement: Statement) -> Iterator[str]:
+        """What sends a statement."""
         if isinstance(statement, Copy):
             # Not inline: after a refusal psql would take the data for SQL.
             target = sql.spelled(statement).removeprefix("COPY ").removesuffix(" FROM STDIN")
@@ -190,46 +195,12 @@ class _Script:
             )
         ]
 
-    def _clean(self) -> Iterator[str]:
-        """Back to the tables as they were: all rows go, those of untenanted tables come back."""
-        yield ""
-        yield "-- Everything back to the start."
-        yield "SET session_replication_role = replica;"
-        tenancy = self.case.contract.tenancy
-        for table in self.case.catalog.tables:
-            tenanted = table in tenancy.tables or table == tenancy.root
-            written = any(
-                s.relation == table
-                for o in self.workload.operations
-                for s in o.statements
-                if not isinstance(s, Select)
-            )
-            if not tenanted and not written:
-                continue
-            yield f"DELETE FROM {sql.name(table)};"
-            rows = () if tenanted else self.case.history.initial.rows(table)
-            for row in rows:
-                target, data = sql.name(table), sql.quote(row.raw.decode())
-                yield (
-                    f"INSERT INTO {target} "
-                    f"SELECT * FROM json_populate_record(NULL::{target}, {data});"
-                )
-        yield "SET session_replication_role = DEFAULT;"
-        for view in sorted(
-            {
-                s.relation
-                for o in self.workload.operations
-                for s in o.statements
-                if isinstance(s, Refresh)
-            }
-        ):
-            yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
-
-    def _verdict(self) -> Iterator[str]:
+    def verdict(self, term: Callable[[int, Condition], str]) -> Iterator[str]:
+        """Raise if all terms are true, each what has come of a condition."""
         summary = f"violated: {self.title}"
         yield ""
         yield f"-- promised: {self.violation.promise}"
-        terms = " AND ".join(self._term(i, c) for i, c in enumerate(self.violation.proof))
+        terms = " AND ".join(term(i, c) for i, c in enumerate(self.violation.proof))
         yield f"SELECT ({terms})::text AS violated \\gset"
         yield "SELECT set_config('invariants.violated', :'violated', false) AS verdict \\gset"
         yield "DO $$ BEGIN"
@@ -239,7 +210,8 @@ class _Script:
         yield "END $$;"
         yield "\\echo 'holds: the violation is not there'"
 
-    def _term(self, position: int, condition: Condition) -> str:
+    def term(self, position: int, condition: Condition) -> str:
+        """Whether a condition held, as psql's variables say."""
         ok = f":'op{condition.operation + 1}'::boolean"
         match condition.kind:
             case "accepted":
@@ -254,6 +226,59 @@ class _Script:
                 alone = f":'alone_op{condition.operation + 1}'::boolean"
                 return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
         return f":'c{position}'::boolean"
+
+
+def lacks_setting(actor: Actor) -> bool:
+    """Whether it must be in a session that has never said for which tenant it acts."""
+    return actor.tenant is None and actor.role != OPERATOR
+
+
+def reconnecting() -> Iterator[str]:
+    """A new session."""
+    yield "-- in a new session, where the tenant setting was never made"
+    yield "\\connect"
+    yield "SET TimeZone = 'UTC';"
+
+
+def refusal_of_tenants(case: Case) -> Iterator[str]:
+    """Raise where there are tenants already."""
+    yield "DO $$ BEGIN"
+    yield f"  IF EXISTS (SELECT FROM {sql.name(case.contract.tenancy.root)}) THEN"
+    yield (
+        "    RAISE EXCEPTION 'nothing was done: this database has tenants,"
+        " and the script needs an empty one';"
+    )
+    yield "  END IF;"
+    yield "END $$;"
+
+
+def tenants(case: Case, workload: Workload) -> Iterator[str]:
+    """Make the tenants."""
+    for tenant in workload.tenants:
+        insert = Insert(case.contract.tenancy.root, tenant.columns, (tenant.row,))
+        yield f"{sql.spelled(insert)};"
+
+
+def restoring(case: Case) -> Iterator[str]:
+    """Back to the tables as they were: all rows go, those of untenanted tables come back."""
+    yield "SET session_replication_role = replica;"
+    tenancy = case.contract.tenancy
+    statements = [s for o in case.history.workload.all_operations for s in o.statements]
+    for table in case.catalog.tables:
+        tenanted = table in tenancy.tables or table == tenancy.root
+        written = any(s.relation == table for s in statements if not isinstance(s, Select))
+        if not tenanted and not written:
+            continue
+        yield f"DELETE FROM {sql.name(table)};"
+        rows = () if tenanted else case.history.initial.rows(table)
+        for row in rows:
+            target, data = sql.name(table), sql.quote(row.raw.decode())
+            yield (
+                f"INSERT INTO {target} SELECT * FROM json_populate_record(NULL::{target}, {data});"
+            )
+    yield "SET session_replication_role = DEFAULT;"
+    for view in sorted({s.relation for s in statements if isinstance(s, Refresh)}):
+        yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
 
 
 def _printing(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -249,7 +250,7 @@ class Terminal:
         self.out.print(made.text, markup=False)
         if event.saved:
             commands = event.saved.replay_commands(self.schema_arguments)
-            for word, command in zip(("Replay", ""), commands, strict=True):
+            for word, command in zip_longest(("Replay",), commands, fillvalue=""):
                 self.out.print(f"{word:<9} {command}", style="cyan", markup=False)
         if self._status:
             self._status.start()

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,16 +27,20 @@ from invariants.operations import (
     Conflict,
     Delete,
     Insert,
+    Isolation,
     Json,
     Operation,
     Refresh,
+    Session,
     Statement,
     Tenant,
+    Transaction,
     Value,
     Workload,
     ident,
 )
 from invariants.servers.binaries import find_binaries
+from tests.psql_windows import in_windows
 
 DOCUMENTED = "202511141311"
 A, B = ident("tenants", 1), ident("tenants", 2)
@@ -61,6 +65,19 @@ def workload(*operations: Operation, premise: str = "") -> Workload:
     """The operations in a world of two tenants, A and B."""
     people = tuple(Tenant(t, ("id", "name"), (t, f"Tenant {t[-1]}")) for t in (A, B))
     return Workload(people, operations, premise)
+
+
+def transaction(
+    operation: Operation, isolation: Isolation = "read committed", *, commits: bool = True
+) -> Transaction:
+    """An operation in a session of its own, or part of one."""
+    return Transaction(operation, isolation, commits)
+
+
+def at_once(shown: Workload, *sessions: Session, schedule: str) -> Workload:
+    """The workload, then the sessions side by side; the schedule names them by digits from 1."""
+    turns = tuple(int(digit) - 1 for digit in schedule)
+    return replace(shown, sessions=sessions, schedule=turns)
 
 
 def row(table: str, number: int, tenant: str, **values: Value) -> Insert:
@@ -203,6 +220,11 @@ class Finding:
         return counterexample(self.case, self.violation)
 
     @property
+    def windows(self) -> int:
+        """How many windows of psql its script is for; none where one will do."""
+        return len(self.case.history.workload.sessions)
+
+    @property
     def rows(self) -> list[Mapping[str, object]]:
         """The rows that show it."""
         return [r for e in self.violation.evidence for r in e.rows]
@@ -232,7 +254,7 @@ class Lab:
                 for signature, violation in by_signature(violations).items()
             }
             for signature, finding in found.items():
-                done = self.psql(environment, finding.counterexample.script)
+                done = self.psql(environment, finding.counterexample.script, finding.windows)
                 assert (done.returncode, "violated: " in done.stderr) == (3, True), (
                     f"{signature}: {done.stdout}{done.stderr}"
                 )
@@ -254,14 +276,21 @@ class Lab:
                 _, violations = judge.violations(INVARIANTS[invariant], shown)
                 assert [str(v.signature) for v in violations] == []
             for finding in found.values():
-                done = self.psql(environment, finding.counterexample.script)
+                done = self.psql(environment, finding.counterexample.script, finding.windows)
                 assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         return found
 
-    def psql(self, environment: Environment, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script with psql on a fresh database."""
+    def psql(
+        self, environment: Environment, script: str, windows: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script with psql on a fresh database; in that many windows, if it is one for them.
+
+        What comes of one for windows is what comes of the first.
+        """
         scratch = environment.scratch()
         try:
+            if windows:
+                return in_windows(psql_program(), scratch.conninfo, script, windows).done[0]
             return psql(scratch.conninfo, script)
         finally:
             scratch.drop()

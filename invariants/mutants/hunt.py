@@ -183,6 +183,6 @@ def _kill(finished: InvariantFinished) -> Kill:
         finished.name,
         made.signature,
         made.summary,
-        len(made.workload.operations),
+        made.operations,
         found.saved,
     )

@@ -31,7 +31,8 @@ def score_to_json(score: Score) -> dict[str, Any]:
 
 def _mutant(outcome: Outcome) -> dict[str, Any]:
     kill = outcome.kill
-    return {
+    saved = kill and kill.saved
+    document = {
         "name": outcome.mutant.name,
         "operator": outcome.mutant.operator,
         "status": outcome.status,
@@ -41,12 +42,15 @@ def _mutant(outcome: Outcome) -> dict[str, Any]:
         "signature": kill and kill.signature,
         "summary": kill and kill.summary,
         "operations": kill and kill.operations,
-        "json": str(kill.saved.json) if kill and kill.saved else None,
-        "sql": str(kill.saved.sql) if kill and kill.saved else None,
+        "json": str(saved.json) if saved else None,
+        "sql": str(saved.sql) if saved else None,
         "reason": outcome.reason,
         "error": outcome.error,
         "statements": list(outcome.mutant.statements),
     }
+    if saved and saved.spec:
+        document["spec"] = str(saved.spec)
+    return document
 
 
 def verdict(score: Score) -> str:
