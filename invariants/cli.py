@@ -205,7 +205,9 @@ def _gate(given: argparse.Namespace) -> int:
     own = {o.key: values.pop(o.key) for o in options.OF_GATE}
     of_run = RunOptions(**values)
     of_mutants = MutantOptions(
-        **{o.key: own.pop(o.key) for o in options.OF_MUTANTS}, artifacts=of_run.artifacts
+        **{o.key: own.pop(o.key) for o in options.OF_MUTANTS},
+        sessions=of_run.sessions,
+        artifacts=of_run.artifacts,
     )
     ensure_writable(of_run.artifacts)
     ensure_writable(own["report"], "--report")

@@ -325,7 +325,12 @@ def memory_key(options: GateOptions, environment: Environment, contract: Contrac
         *sorted(program.rglob("*.py")),
         *sorted((program.parent / "strategies").rglob("*.py")),
     ]
-    told = (environment.server.version, str(options.mutants.mutant_budget), options.run.profile)
+    told = (
+        environment.server.version,
+        str(options.mutants.mutant_budget),
+        options.run.profile,
+        f"{options.run.at_once} and {options.mutants.at_once} sessions",
+    )
     for part in (*(f.read_bytes() for f in files if f.is_file()), *(t.encode() for t in told)):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)

@@ -203,7 +203,10 @@ class Fuzzer:
         from invariants.gate import GateOptions
         from invariants.mutants.score import MutantOptions
 
-        return GateOptions(self.options, MutantOptions(artifacts=self.options.artifacts))
+        return GateOptions(
+            self.options,
+            MutantOptions(sessions=self.options.sessions, artifacts=self.options.artifacts),
+        )
 
     @cached_property
     def _budgeted(self) -> RunOptions:

@@ -59,6 +59,9 @@ TEXTUAL = frozenset(
         "function-result",
         "function-swallowing",
         "function-permitting",
+        "function-lock-dropped",
+        "function-lock-weakened",
+        "function-write-dropped",
     }
 )
 

@@ -42,6 +42,8 @@ _BEFORE_A_STATEMENT = frozenset({"BEGIN", "THEN", "ELSE", "LOOP", "DECLARE", ";"
 _BEFORE_A_CONDITION = frozenset({"IF", "ELSIF", "ELSEIF", "WHERE", "HAVING", "RETURN"})
 _CLAUSES = frozenset({"GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"})
 _AFTER_A_CONDITION = _CLAUSES | {"UNION", "INTERSECT", "EXCEPT", "RETURNING", "THEN", "LOOP", ";"}
+# What FOR locks rows with, the strongest first.
+_LOCKS = (("UPDATE",), ("NO", "KEY", "UPDATE"), ("SHARE",), ("KEY", "SHARE"))
 _NO_REFUSAL = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
 
 
@@ -53,9 +55,11 @@ def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:
         yield from body.comparisons()
         yield from body.constants()
         yield from body.clauses()
+        yield from body.locks()
         if function.language == "plpgsql":
             yield from body.branches()
             yield from body.refusals()
+            yield from body.writes()
             yield from body.results()
         other = "INVOKER" if function.security_definer else "DEFINER"
         yield Mutant(
@@ -177,6 +181,49 @@ class _Body:
             if result == "trigger":
                 text = "RETURN coalesce(NEW, OLD)"
                 yield self._with("function-permitting", token.start, end, text, place)
+
+    def locks(self) -> Iterator[Mutant]:
+        """Every FOR UPDATE and its like left out, and made the weakest lock there is."""
+        words = [t.word for t in self._tokens]
+        found = [
+            (i, strength)
+            for i, word in enumerate(words)
+            for strength in _LOCKS
+            if word == "FOR" and words[i + 1 : i + 1 + len(strength)] == list(strength)
+        ]
+        places = self._places([self._tokens[i] for i, _ in found])
+        for (i, strength), place in zip(found, places, strict=True):
+            start, mode = self._tokens[i].start, self._tokens[i + len(strength)]
+            end = i + len(strength) + 1
+            if words[end] == "OF":
+                end += 2
+                while self._tokens[end].text in (",", ".") or self._tokens[end - 1].text in ",.":
+                    end += 1
+            while words[end] in ("NOWAIT", "SKIP", "LOCKED"):
+                end += 1
+            without = self._tokens[end - 1].end
+            yield self._with("function-lock-dropped", start, without, "", place)
+            if strength in (("UPDATE",), ("NO", "KEY", "UPDATE")):
+                text = "FOR KEY SHARE"
+                yield self._with("function-lock-weakened", start, mode.end, text, place)
+
+    def writes(self) -> Iterator[Mutant]:
+        """Every statement that writes or locks left out."""
+        found = [
+            (token, self._end(i))
+            for i, token in enumerate(self._tokens)
+            if self._begins_a_statement(i)
+            and (
+                token.word in ("INSERT", "UPDATE", "DELETE", "MERGE", "LOCK")
+                or (
+                    token.word == "PERFORM"
+                    and "ADVISORY" in self._source[token.start : self._end(i)].upper()
+                )
+            )
+        ]
+        places = self._places([token for token, _ in found])
+        for (token, end), place in zip(found, places, strict=True):
+            yield self._with("function-write-dropped", token.start, end, "NULL", place)
 
     def results(self) -> Iterator[Mutant]:
         """Every RETURN of a boolean function made one of a constant."""

@@ -42,6 +42,8 @@ _FIRST_ASKED: Sequence[tuple[str, tuple[str, ...]]] = (
     ("reference-row", ("taxonomy",)),
     ("reference", ("cross-tenant", "liveness", "taxonomy", "ledger")),
 )
+# Where one transaction after the other can hardly show anything.
+_DUETS_FIRST = re.compile("function-lock|function-write")
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,12 @@ def _turns(
     plain = Search(plan.seed, sys.maxsize, artifacts=artifacts, first=True, sessions=plan.sessions)
     # What is enumerated costs the same for every mutant and finds the most.
     sweeps = ((i, replace(plain, stages=("sweeps",))) for i in asked if i.sweeps)
-    duets = ((i, replace(plain, stages=("duets",))) for i in asked if i.concurrent and i.duets)
+    duets = (
+        (i, replace(plain, stages=("duets",)))
+        for i in asked
+        if plan.sessions and i.concurrent and i.duets
+    )
+    listed = (duets, sweeps) if _DUETS_FIRST.match(mutant.operator) else (sweeps, duets)
     draws = (
         (
             i,
@@ -157,7 +164,7 @@ def _turns(
         for turn in count()
         for i in asked
     )
-    for invariant, search in chain(sweeps, duets if plan.sessions else (), draws):
+    for invariant, search in chain(*listed, draws):
         left = deadline - time.monotonic()
         if left <= 0:
             return

@@ -41,8 +41,14 @@ class MutantOptions:
     seed: int | None = None
     mutant_budget: float = MUTANT_BUDGET.default
     jobs: int = 0
+    sessions: int | None = None
     artifacts: Path = Path("artifacts")
     equivalents: Path = Path("mutants.toml")
+
+    @property
+    def at_once(self) -> int:
+        """Sessions that go on side by side at most: two unless told otherwise."""
+        return 2 if self.sessions is None else self.sessions
 
     @property
     def processes(self) -> int:
@@ -134,6 +140,7 @@ def score(
         options.seed or 0,
         options.mutant_budget,
         options.artifacts / "mutants",
+        options.at_once,
     )
     short = replace(plan, seconds=options.mutant_budget * _EQUIVALENT_SHARE)
     tasks = [(m, short if claims.reason(m) else plan) for m in mutants]
