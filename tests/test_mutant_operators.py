@@ -467,9 +467,68 @@ def test_of_a_function_only_code_is_changed(schema: Connection, contract: Contra
         "branch L10.true",
         "branch L12.false",
         "branch L12.true",
+        "write-dropped L15",
         "result L16.false",
         "result L16.true",
         "security DEFINER",
+    ]
+
+
+LOCKS = """
+CREATE FUNCTION locking() RETURNS void LANGUAGE plpgsql AS $body$
+DECLARE
+    one record;
+BEGIN
+    LOCK TABLE dead_events IN SHARE MODE;
+    PERFORM pg_advisory_xact_lock(1);
+    FOR one IN SELECT * FROM tenants t, public.dead_events FOR UPDATE OF t, dead_events NOWAIT LOOP
+        PERFORM * FROM (SELECT id FROM tenants FOR NO KEY UPDATE) inner_ones;
+        PERFORM id FROM tenants FOR SHARE SKIP LOCKED;
+        INSERT INTO tenants (id, name) SELECT id, 'x' FROM tenants FOR KEY SHARE;
+    END LOOP;
+END
+$body$
+"""
+
+
+def test_the_locks_of_a_function(schema: Connection, contract: Contract) -> None:
+    schema.execute(LOCKS)
+    found = {m.name: m for m in derive(schema, contract) if m.target == "locking"}
+
+    def changed(name: str) -> list[str]:
+        before = catalog_fingerprint(schema)
+        with applied(schema, found[f"function-{name}"]):
+            difference = catalog_difference(before, catalog_fingerprint(schema))
+        lines = [" ".join(line.split()) for line in difference[1:]]
+        return [line for line in lines if line[:1] in ("-", "+")]
+
+    of_locks = [n.removeprefix("function-") for n in found if "lock-" in n or "write-" in n]
+    assert of_locks == [
+        "lock-dropped/locking/L7",
+        "lock-weakened/locking/L7",
+        "lock-dropped/locking/L8",
+        "lock-weakened/locking/L8",
+        "lock-dropped/locking/L9",
+        "lock-dropped/locking/L10",
+        "write-dropped/locking/L5",
+        "write-dropped/locking/L6",
+        "write-dropped/locking/L10",
+    ]
+    loop = "FOR one IN SELECT * FROM tenants t, public.dead_events"
+    assert changed("lock-dropped/locking/L7") == [
+        f"- {loop} FOR UPDATE OF t, dead_events NOWAIT LOOP",
+        f"+ {loop} LOOP",
+    ]
+    assert changed("lock-weakened/locking/L7")[1] == (
+        f"+ {loop} FOR KEY SHARE OF t, dead_events NOWAIT LOOP"
+    )
+    assert changed("lock-dropped/locking/L8")[1] == (
+        "+ PERFORM * FROM (SELECT id FROM tenants ) inner_ones;"
+    )
+    assert changed("lock-dropped/locking/L9")[1] == "+ PERFORM id FROM tenants ;"
+    assert changed("write-dropped/locking/L6") == [
+        "- PERFORM pg_advisory_xact_lock(1);",
+        "+ NULL;",
     ]
 
 
