@@ -1465,7 +1465,8 @@ KEPT = {
         HAVING abs(sum(a.allocated_revenue_cents) - e.revenue_cents) > 1
     """,
     "the net of postings": """
-        SELECT coalesce(corrects_id, id) FROM revenue_ledger GROUP BY 1 HAVING sum(revenue_cents) < 0
+        SELECT coalesce(corrects_id, id) FROM revenue_ledger
+        GROUP BY 1 HAVING sum(revenue_cents) < 0
     """,
     "the amount of postings": """
         SELECT l.id FROM revenue_ledger l
@@ -1600,7 +1601,9 @@ def test_who_cannot_be_serialized_succeeds_when_it_tries_again(
         with acting(hardened, level=level) as second:
             work(second, "email")
     assert broken(hardened) == set()
-    assert hardened.execute("SELECT sum(revenue_cents) FROM revenue_ledger WHERE tenant_id = %s", A)
+    assert hardened.execute(
+        "SELECT sum(revenue_cents) FROM revenue_ledger WHERE allocation_id = %s", A
+    ) == [(0,)]
     assert hardened.execute(
         "SELECT count(*) FROM attribution_allocations WHERE event_id = %s", FRESH[A]
     ) == [(2,)]
@@ -1611,6 +1614,15 @@ def test_a_check_writes_again_what_was_written_in_a_savepoint(
     hardened: Database, level: IsolationLevel
 ) -> None:
     """Whatever became of the savepoint, others cannot be serialized with the transaction."""
+
+    def allocate(session: Session) -> None:
+        session.allocate(FRESH[A], ("email", 100))
+        session.check()
+
+    def correct(session: Session) -> None:
+        session.correct(A, -30)
+        session.check()
+
     with ExitStack() as stack:
         late = [stack.enter_context(acting(hardened, level=LEVELS[1])) for _ in range(2)]
         with acting(hardened, level=level) as session:
@@ -1621,12 +1633,9 @@ def test_a_check_writes_again_what_was_written_in_a_savepoint(
                     session.check()
             session.allocate(FRESH[A], ("direct", 100))
             session.correct(A, -30)
-        with pytest.raises(errors.SerializationFailure), late[0].conn.transaction():
-            late[0].allocate(FRESH[A], ("email", 100))
-            late[0].check()
-        with pytest.raises(errors.SerializationFailure), late[1].conn.transaction():
-            late[1].correct(A, -30)
-            late[1].check()
+        for other, work in zip(late, (allocate, correct), strict=True):
+            with pytest.raises(errors.SerializationFailure), other.conn.transaction():
+                work(other)
     assert broken(hardened) == set()
 
 
@@ -1661,7 +1670,7 @@ def move_revenue(session: Session) -> None:
 OTHERS: dict[str, tuple[str | None, Callable[[Session], object]]] = {
     "erase": ("migration_owner", lambda s: s.run("DELETE FROM tenants WHERE id = %s", A)),
     "ingest": ("app_rw", lambda s: s.insert("attribution_events")),
-    "allocate": ("app_rw", lambda s: s.allocate(FRESH[A], ("email", 100))),
+    "allocate": ("app_rw", lambda s: s.allocate(FRESH[A], ("referral", 100))),
     "reallocate": ("app_rw", move_revenue),
     "remove": (
         "app_rw",
@@ -1682,7 +1691,7 @@ OTHERS: dict[str, tuple[str | None, Callable[[Session], object]]] = {
     ),
     "retire the code": (
         None,
-        lambda s: s.run("DELETE FROM channel_taxonomy WHERE code = 'email'"),
+        lambda s: s.run("DELETE FROM channel_taxonomy WHERE code = 'referral'"),
     ),
 }
 CONFLICTS = [
@@ -1709,13 +1718,16 @@ def test_at_every_level_nothing_is_left_of_what_another_transaction_removes_or_c
             template = templates.hardened
             database = make_database(template.migrator, template=template.name)
             (first_role, first), (second_role, second) = OTHERS[one], OTHERS[other]
+            committed = False
             with (
                 suppress(errors.SerializationFailure, errors.ForeignKeyViolation),
                 acting(database, second_role, level=second_level) as late,
             ):
                 with acting(database, first_role, level=first_level) as early:
                     first(early)
+                committed = True
                 second(late)
+            assert committed
             assert broken(database) == set(), (first_level, second_level)
 
 
