@@ -1404,6 +1404,30 @@ def test_application_roles_cannot_have_the_owner_check_tables_of_theirs(
             )
 
 
+@pytest.mark.parametrize("revision", ["202511151130", "202511151135", "head"])
+def test_the_owner_calls_no_function_of_the_session_that_is_checked(
+    hardened: Database, revision: str
+) -> None:
+    """By names that temporary objects share with those of PostgreSQL."""
+    if revision != "head":
+        hardened.downgrade(revision)
+    owner = hardened.migrator or str(hardened.execute("SELECT current_user")[0][0])
+    callers: set[str | None] = set()
+    with acting(hardened) as session:
+        session.conn.add_notice_handler(lambda notice: callers.add(notice.message_primary))
+        session.run("""
+            CREATE FUNCTION pg_temp.called(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql
+                AS $$ BEGIN RAISE NOTICE '%', current_user; RETURN true; END $$;
+            CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.called(VALUE));
+            CREATE VIEW pg_temp.pg_class AS
+                SELECT * FROM pg_catalog.pg_class WHERE pg_temp.called('');
+        """)
+        session.allocate(FRESH[A], ("direct", 100))
+        session.correct(A, -1)
+        session.check()
+    assert (owner in callers) == (revision == "202511151130")
+
+
 # Two sessions at once
 
 

@@ -14,7 +14,7 @@ nothing.
 from alembic import op
 
 revision: str = "202511151140"
-down_revision: str | None = "202511151130"
+down_revision: str | None = "202511151135"
 branch_labels: str | None = None
 depends_on: str | None = None
 
@@ -70,7 +70,7 @@ def define_guard(passing: str) -> None:
                 RAISE EXCEPTION 'attribution_events is append-only; updates and deletes are not \
 allowed. Use INSERT with correlation_id for corrections.';
             END;
-            $$ LANGUAGE plpgsql SET search_path = pg_catalog
+            $$ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
         """)
 
 
@@ -109,5 +109,5 @@ def define_check(take_event: str) -> None:
             PERFORM set_config('app.current_tenant_id', session_tenant, true);
             RETURN NULL;
         END;
-        $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
+        $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     """)

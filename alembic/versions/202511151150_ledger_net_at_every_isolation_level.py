@@ -69,7 +69,7 @@ def define_guard(passing: str) -> None:
                 RAISE EXCEPTION 'revenue_ledger is immutable; updates and deletes are not \
 allowed. Use INSERT for corrections.';
             END;
-            $$ LANGUAGE plpgsql SET search_path = pg_catalog
+            $$ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
         """)
 
 
@@ -126,5 +126,5 @@ def define_check(take_posting: str) -> None:
             PERFORM set_config('app.current_tenant_id', session_tenant, true);
             RETURN NULL;
         END;
-        $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
+        $$ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     """)
