@@ -1,9 +1,9 @@
 """Functions look for tables and types among the temporary ones of a session last.
 
 Without pg_temp in it, a search_path has the temporary schema of the session at its front, for
-tables and types. Who may make temporary objects, which is everybody, could name a domain "text": the
-checks that run as the owner declare variables of that type, and would have called its functions as
-the owner, who may be a superuser.
+tables and types. Everybody may make temporary objects. A domain of the name "text" was enough: the
+checks that run as the owner declare variables of that type, and called the functions of the domain
+as the owner, who may be a superuser.
 """
 
 from alembic import op
