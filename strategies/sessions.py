@@ -22,25 +22,31 @@ from invariants.operations import (
     Update,
     Workload,
 )
+from strategies.lawful import lawful
 from strategies.registry import Registered
 from strategies.tenants import tenants
 from strategies.world import World
 
 # What leaves the tables readable for others until it commits, and can be sent in turns.
 _STATEMENTS = (Insert, Update, Delete, Select, Merge, Call)
-_BEFORE_MAX = 5
+_BEFORE_MAX = 3
+_TOTAL = 100
 _ATTEMPTS = 4
 
 
-def concurrent(
-    world: World, weighted: Sequence[Registered], opening: Sequence[Registered], most: int
-) -> Workload:
-    """A few operations, then two sessions, or up to `most`, that go on from there."""
+def concurrent(world: World, weighted: Sequence[Registered], most: int) -> Workload:
+    """Some rows, then two sessions, or up to `most`, that go on from there."""
     people = tenants(world, 1 if world.chance(40) else 2)
     if world.chance(70):
         # Sessions of two tenants hardly ever meet.
         world.sole = world.tenant()
-    before = [o for s in opening[: 1 + world.below(len(opening))] if (o := s.build(world))]
+    # What is refused to begin with nobody can meet at.
+    tables = [t for t in world.contract.tenancy.tables if t in world.catalog.tables]
+    before = [
+        row.inserted()
+        for _ in range(1 + world.below(2))
+        for row in lawful(world, world.pick(tables), world.tenant(), _TOTAL)
+    ]
     for _ in range(world.below(_BEFORE_MAX)):
         before += [o for o in [world.pick(weighted).build(world)] if o is not None]
     count = 3 if most > 2 and world.chance(25) else 2
@@ -48,9 +54,11 @@ def concurrent(
     mixed = world.chance(25)
     sessions: list[Session] = []
     messages = list(world.messages)
+    # The fewer rows they know, the sooner they meet.
+    rows = world.pick((1, 1, 2, 2, 100))
     for number in range(count):
         world.refill()
-        own = world.apart(number + 1)
+        own = world.apart(number + 1, rows)
         # The sender of a webhook who hears nothing sends it again, while the first is under way.
         own.messages = list(messages)
         sessions.append(_session(own, weighted, None if mixed else level))

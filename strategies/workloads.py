@@ -55,7 +55,7 @@ def workloads(
     def build(draw: Draw[Any]) -> Workload:
         world = World(contract, catalog, draw)
         if sessions and invariant.concurrent and world.chance(_CONCURRENT_PERCENT):
-            return concurrent(world, weighted, opening or weighted, sessions)
+            return concurrent(world, weighted, sessions)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
         if world.chance(60):

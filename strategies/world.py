@@ -89,15 +89,22 @@ class World:
         self.counters[kind] = number
         return number
 
-    def apart(self, number: int) -> World:
-        """A copy that goes its own way: what it numbers has numbers that no other copy gives."""
+    def apart(self, number: int, rows: int) -> World:
+        """A copy that goes its own way, and knows the last few rows of each table and tenant.
+
+        What it numbers has numbers that no other copy gives.
+        """
         first = number * 1000
         return replace(
             self,
             tenants=list(self.tenants),
             known={
-                t: [Known(k.tenant, k.key, dict(k.values)) for k in rows]
-                for t, rows in self.known.items()
+                table: [
+                    Known(k.tenant, k.key, dict(k.values))
+                    for i, k in enumerate(known)
+                    if sum(later.tenant == k.tenant for later in known[i + 1 :]) < rows
+                ]
+                for table, known in self.known.items()
             },
             messages=list(self.messages),
             counters={kind: first + last for kind, last in self.counters.items()},

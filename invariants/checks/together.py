@@ -8,14 +8,30 @@ from dataclasses import replace
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Invariant, Violation
 from invariants.history import History, Step
-from invariants.operations import Workload
+from invariants.operations import Call, Operation, Select, Workload
 
 
 def one_by_one(history: History) -> Workload:
-    """What was committed, in the order of the commits, with nothing side by side."""
-    sessions = [s for s in history.steps if s.place is not None and s.committed]
-    operations = (*history.workload.operations, *(s.operation for s in sessions))
-    return replace(history.workload, operations=operations, sessions=(), schedule=())
+    """What came of the sessions, in the order in which it did, with nothing side by side.
+
+    Of what was not committed only the reads are left.
+    """
+    operations = [
+        step.operation if step.committed else reads
+        for step in history.steps
+        if step.place is not None and ((reads := _reads(step.operation)) or step.committed)
+    ]
+    return replace(
+        history.workload,
+        operations=(*history.workload.operations, *filter(None, operations)),
+        sessions=(),
+        schedule=(),
+    )
+
+
+def _reads(operation: Operation) -> Operation | None:
+    reads = tuple(s for s in operation.statements if isinstance(s, Select | Call))
+    return replace(operation, statements=reads) if reads else None
 
 
 def marked(violation: Violation) -> Violation:
