@@ -35,13 +35,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 from hypothesis import given, seed
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 from psycopg import RawCursor
 from psycopg.rows import TupleRow
 
@@ -61,9 +60,6 @@ from invariants.judge import Judge
 from invariants.operations import OPERATOR, Session, Transaction, Workload
 from invariants.options import SchemaOptions
 from invariants.run import schema
-from strategies.sessions import concurrent
-from strategies.workloads import kinds
-from strategies.world import Draw, World
 
 _NO_LIMIT = 10**9
 # A search that has found nothing by then has missed it.
@@ -74,6 +70,10 @@ _WARM = 10
 
 Connection = psycopg.Connection[TupleRow]
 Sample = list[tuple[Invariant, Workload]]
+
+
+class _Enough(BaseException):
+    """What was looked for is found; not an Exception, so that nobody takes it for a failure."""
 
 
 @dataclass(frozen=True)
@@ -263,32 +263,31 @@ def duets(judge: Judge) -> Sample:
 
 
 def drawn(judge: Judge, count: int, number: int) -> Sample:
-    """So many workloads with sessions for each of these invariants, drawn with a seed."""
-    made: Sample = []
+    """So many workloads with sessions for each of these invariants, as a search draws them."""
+    return [
+        (invariant, workload)
+        for invariant in INVARIANTS.values()
+        if invariant.concurrent
+        for workload in _some(judge, invariant, count, number)
+    ]
 
-    def draw(invariant: Invariant) -> None:
-        @strategies.exploring(count)
-        @seed(number)
-        @given(_sessions(judge, invariant))
-        def keep(workload: Workload) -> None:
-            made.append((invariant, workload))
 
-        keep()
+def _some(judge: Judge, invariant: Invariant, count: int, number: int) -> list[Workload]:
+    made: list[Workload] = []
 
-    for invariant in INVARIANTS.values():
-        if invariant.concurrent:
-            draw(invariant)
+    # Most of what a search draws has no sessions.
+    @strategies.exploring(20 * count)
+    @seed(number)
+    @given(strategies.workloads(judge.contract, judge.catalog, invariant, 2))
+    def draw(workload: Workload) -> None:
+        if workload.sessions and not workload.premise:
+            made.append(workload)
+        if len(made) == count:
+            raise _Enough
+
+    with suppress(_Enough):
+        draw()
     return made
-
-
-def _sessions(judge: Judge, invariant: Invariant) -> SearchStrategy[Workload]:
-    weighted = kinds(judge.catalog, invariant.focus)
-
-    @st.composite
-    def build(draw: Draw[Workload]) -> Workload:
-        return concurrent(World(judge.contract, judge.catalog, draw), weighted, weighted, 2)
-
-    return build()
 
 
 def how_fast(
@@ -399,10 +398,6 @@ def how_surely(chosen: SchemaOptions, folder: Path, times: int) -> bool:
     if not kept:
         print(f"{folder}: no counterexample with sessions is kept")
     return same
-
-
-class _Enough(BaseException):
-    """What was looked for is found; not an Exception, so that nobody takes it for a failure."""
 
 
 @dataclass(frozen=True)
