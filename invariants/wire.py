@@ -213,9 +213,14 @@ class Wire:
 
     def _prepare(self, transactions: Sequence[Batch]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
+        known = self._prepared
         missing = {
-            (key, query) for key, queries in transactions if key is not None for query, _ in queries
-        } - self._prepared.keys()
+            (key, query)
+            for key, queries in transactions
+            if key is not None
+            for query, _ in queries
+            if (key, query) not in known
+        }
         if not missing:
             return
         if len(self._prepared) > _PREPARED_MAX:
