@@ -250,7 +250,7 @@ class Executor:
         """Empty what an earlier workload left in views, when this one could read it."""
         read = any(
             not isinstance(s, Refresh) and s.relation not in self.catalog.tables
-            for o in workload.operations
+            for o in workload.all_operations
             for s in o.statements
         )
         if read and self._stale_views:
