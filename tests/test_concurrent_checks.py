@@ -180,13 +180,12 @@ class TestOnlyTogether:
     def test_two_corrections_each_within_the_posting(self, head_lab: Lab, level: Isolation) -> None:
         corrections = (correction(2, cents=-60), correction(3, cents=-70))
         shown = two(self.POSTED, *(of(A, c) for c in corrections), level=level)
-        # That each is refused after the other is not what this one is about.
-        found = only_together(head_lab, "ledger", shown, self.UNLOCKED) if (
-            level == "read committed"
-        ) else {
-            s.removesuffix(f"/{TOGETHER}"): f
-            for s, f in head_lab.findings("ledger", shown, self.UNLOCKED).items()
-        }  # fmt: skip
+        if level != "read committed":
+            # What the sound schema says to this is for its own tests to tell.
+            found = head_lab.findings("ledger", shown, self.UNLOCKED)
+            assert set(found) == {f"insert/{LEDGER}/net below zero/{TOGETHER}"}
+            return
+        found = only_together(head_lab, "ledger", shown, self.UNLOCKED)
         assert set(found) == {f"insert/{LEDGER}/net below zero"}
         assert found.popitem()[1].violation.operation == 4
 
@@ -243,7 +242,8 @@ class TestOnlyTogether:
             repair(Update(EVENTS, (("revenue_cents", 50),), key(EVENTS, 1))),
         )
         found = only_together(head_lab, "allocation-sum", shown, self.UNLOCKED_SUMS)
-        assert set(found) == {f"update/{EVENTS}/still_adds_up"}
+        (cause,) = found
+        assert cause.startswith(f"update/{EVENTS}/still_adds_up")
 
     @pytest.mark.parametrize("schedule", ["121212", "121221"])
     def test_a_row_that_comes_while_its_tenant_is_erased(
@@ -475,7 +475,7 @@ class TestWhetherItTakesSessions:
         assert set(found) == {f"select/{DEAD}/row security disabled"}
 
     def search(self, lab: Lab, invariant: str, *changes: str, sessions: int) -> dict[str, Workload]:
-        """What the search finds by its duets, by signature."""
+        """The first that the search finds by its duets, by signature."""
         found: list[Found] = []
         with altered(lab.environment, *changes) as environment:
             explorer = Explorer(
@@ -486,7 +486,7 @@ class TestWhetherItTakesSessions:
             try:
                 finished = explorer.explore(
                     INVARIANTS[invariant],
-                    Search(seed=1, examples=1, sessions=sessions, stages=("duets",)),
+                    Search(seed=1, examples=1, first=True, sessions=sessions, stages=("duets",)),
                 )
             finally:
                 explorer.close()
@@ -503,14 +503,15 @@ class TestWhetherItTakesSessions:
             f"DROP TRIGGER IF EXISTS trg_check_event_revenue ON {EVENTS}"
         )
         found = self.search(head_lab, "allocation-sum", flaw, sessions=2)
-        assert f"insert/{ALLOCATIONS}/no trigger" in found
-        assert not any(s.endswith(TOGETHER) for s in found)
-        assert {w.sessions for w in found.values()} == {()}
+        (shown,) = found.values()
+        assert set(found) == {f"insert/{ALLOCATIONS}/no trigger"}
+        assert (shown.sessions, shown.schedule) == ((), ())
 
     def test_the_search_tells_it_with_two_sessions(self, head_lab: Lab) -> None:
         flaw = TestOnlyTogether.UNLOCKED_SUMS
         found = self.search(head_lab, "allocation-sum", flaw, sessions=2)
-        shown = found[f"insert/{ALLOCATIONS}/adds_up/{TOGETHER}"]
+        (shown,) = found.values()
+        assert set(found) == {f"insert/{ALLOCATIONS}/adds_up/{TOGETHER}"}
         assert [len(s) for s in shown.sessions] == [1, 1]
         for (only,) in shown.sessions:
             assert only.isolation == "read committed"
