@@ -324,6 +324,8 @@ class _Run:
     def _end_wait(self, line: _Line, reason: Literal["order", "patience"]) -> None:
         line.ended_by = reason
         self._server.cancel(line.wire)
+        # It is at work on its own end, which comes before whatever others do then.
+        line.wire.waiting = False
 
     def _lose_patience(self, line: _Line) -> None:
         blockers = self._server.blockers([line.wire])[line.wire.pid]
