@@ -68,7 +68,7 @@ class _Line:
     @property
     def wire(self) -> Wire:
         """The connection of its transaction."""
-        return self.wires[_has_no_setting(self.transaction)]
+        return self.wires[self.number]
 
     @property
     def batch(self) -> Batch:
@@ -99,15 +99,15 @@ class Interleaver:
         # What asks for the committed rows, and what makes a state of the answer and the last state.
         self.snapshot, self.state = snapshot, state
         self.turns_sent = 0
-        # One that asks who waits for whom; for each session one, and one that has never said whom
-        # it acts for: a setting once made cannot be unset.
+        # One that asks who waits for whom; for each session one, and, where it is needed, one that
+        # has never said whom it acts for: a setting once made cannot be unset.
         self._control = connect()
-        self._wires: list[tuple[Wire, Wire]] = []
+        self._wires: dict[tuple[int, bool], Wire] = {}
         self._poll = select.poll()
 
     def close(self) -> None:
         """End all connections, whatever they are doing."""
-        for wire in (self._control, *(w for pair in self._wires for w in pair)):
+        for wire in (self._control, *self._wires.values()):
             wire.close()
 
     def run(
@@ -117,20 +117,22 @@ class Interleaver:
         return _Run(self, self._lines(sessions), state, index).all(schedule)
 
     def _lines(self, sessions: tuple[Session, ...]) -> list[_Line]:
-        while len(self._wires) < len(sessions):
-            pair = self._connect(), self._connect()
-            self._wires.append(pair)
-            for wire in pair:
-                wire.announce_waits()
         lines = []
         for position, session in enumerate(sessions):
-            wires = self._wires[position]
+            wires = [self._wire(position, t) for t in session]
             batches = [[self.batch(t, part) for part in range(t.turns)] for t in session]
-            lines.append(_Line(session, position, wires, batches))
+            lines.append(_Line(session, position, tuple(wires), batches))
             # Inside a transaction block it would be too late: it would take the snapshot.
-            for transaction, sent in zip(session, batches, strict=True):
-                wires[_has_no_setting(transaction)].prepare([*sent, self.snapshot])
+            for wire, sent in zip(wires, batches, strict=True):
+                wire.prepare([*sent, self.snapshot])
         return lines
+
+    def _wire(self, position: int, transaction: Transaction) -> Wire:
+        key = position, _has_no_setting(transaction)
+        if key not in self._wires:
+            wire = self._wires[key] = self._connect()
+            wire.announce_waits()
+        return self._wires[key]
 
     def batch(self, transaction: Transaction, part: int) -> Batch:
         """What a turn sends."""

@@ -626,17 +626,17 @@ def test_every_run_of_a_drawn_workload_is_the_same(
 ) -> None:
     """Ten on one executor and one on another, whose sessions have no past."""
     generated = strategies.workloads(contract, head_judge.catalog, INVARIANTS[invariant], 3)
-    workloads = [w for w in drawn(generated, 200) if w.sessions][:12]
-    assert {len(w.sessions) for w in workloads} == {2, 3}
     executor = head_judge.executor("")
-    first = [executor.run(w) for w in workloads]
+    histories = [executor.run(w) for w in drawn(generated, 300) if w.sessions]
+    # Those with the most waits: without one there is little that could differ.
+    first = sorted(histories, key=lambda h: sum(bool(t.waits_for) for t in h.turns))[-12:]
+    assert all(any(t.waits_for for t in h.turns) for h in first[-3:])
+    workloads = [h.workload for h in first]
     for _ in range(9):
         assert [came_of(executor.run(w)) for w in workloads] == [came_of(h) for h in first]
     with Judge(head, contract) as fresh:
         others = [fresh.executor("").run(w) for w in workloads]
     assert [came_of(h) for h in others] == [came_of(h) for h in first]
-    waits = sum(bool(t.waits_for) for h in first for t in h.turns)
-    assert waits > 0
 
 
 KILL = """
