@@ -292,6 +292,24 @@ class TestOnlyTogether:
         (cause,) = found
         assert cause.startswith(f"{how}/{EVENTS}/one_repair_at_a_time,")
 
+    def test_a_row_that_whoever_comes_second_clears_away(self, head_lab: Lab) -> None:
+        """It looks, waits for its turn, and clears away what it takes for a failed attempt."""
+        same = f"FROM {EVENTS} WHERE external_event_id = NEW.external_event_id"
+        flaw = (
+            looks(
+                "one_delivery_at_a_time",
+                f"BEFORE INSERT ON {EVENTS}",
+                f"IF EXISTS (SELECT {same}) THEN RETURN NULL; END IF; "
+                f"PERFORM pg_advisory_xact_lock(1); DELETE {same}; RETURN NEW;",
+            )
+            + "; ALTER FUNCTION one_delivery_at_a_time() OWNER TO migration_owner"
+        )
+        sent = [replace(event(n, external_event_id="x"), conflict=KEEP_FIRST) for n in (1, 2)]
+        shown = two(workload(), *(of(A, s) for s in sent), schedule="1211222")
+        found = only_together(head_lab, "append-only", shown, flaw)
+        assert {s.split("/")[:2] == ["delete", EVENTS] for s in found} == {True}
+        assert len(found) == 1
+
 
 class TestEndless:
     ALWAYS = looks("never", f"BEFORE INSERT ON {DEAD}", "RAISE serialization_failure;")
