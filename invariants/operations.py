@@ -425,8 +425,10 @@ def _transaction_from_json(data: dict[str, Any]) -> Transaction:
     if data["isolation"] not in ISOLATIONS or data["end"] not in ("commit", "rollback"):
         raise ValueError(f"no transaction is {data['isolation']!r} and ends in {data['end']!r}")
     operation = _operation_from_json(data)
-    if any(isinstance(s, Copy) for s in operation.statements):
-        raise ValueError("COPY is not sent in a session beside others")
+    for statement in operation.statements:
+        # The one cannot be sent in turns, the other keeps the rows from being read meanwhile.
+        if isinstance(statement, Copy | Truncate):
+            raise ValueError(f"{statement.kind.upper()} is not sent in a session beside others")
     return Transaction(operation, data["isolation"], data["end"] == "commit")
 
 

@@ -125,7 +125,7 @@ def test_every_act_is_lawful_on_its_own(head_judge: Judge, name: str) -> None:
 def sessions(judge: Judge, name: str, most: int) -> list[Workload]:
     """The concurrent ones of the workloads drawn for an invariant."""
     generated = strategies.workloads(judge.contract, judge.catalog, INVARIANTS[name], most)
-    return [w for w in drawn(generated, 60) if w.sessions]
+    return [w for w in drawn(generated, 120) if w.sessions]
 
 
 @pytest.mark.parametrize("most", [2, 3])
