@@ -8,6 +8,7 @@ from functools import lru_cache
 from psycopg import sql as pgsql
 
 from invariants.operations import (
+    RUNS_AS_ANOTHER,
     Assignments,
     Attach,
     Call,
@@ -21,6 +22,7 @@ from invariants.operations import (
     Refresh,
     Row,
     Select,
+    Shadow,
     Statement,
     Transaction,
     Truncate,
@@ -263,6 +265,28 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
                 f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
                 (),
             )
+        case Shadow(relation, target):
+            return _shadow(relation, target), ()
+
+
+@lru_cache(maxsize=256)
+def _shadow(relation: str, target: str) -> str:
+    bare = relation.rpartition(".")[2]
+    function, shadow = name(f"pg_temp.shadow_{bare}"), name(f"pg_temp.{bare}")
+    # Nothing but SET ROLE and RESET ROLE changes the setting: inside a function that runs as its
+    # owner it is still the role that called it.
+    made = (
+        f"CREATE DOMAIN {shadow} AS {name(relation)} CHECK ({function}())"
+        if target == "type"
+        else f"CREATE VIEW {shadow} AS SELECT * FROM {name(relation)} WHERE {function}()"
+    )
+    return (
+        f"DO $$ BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN "
+        "IF current_user = current_setting('role') THEN RETURN true; END IF; "
+        "RAISE EXCEPTION '% runs what % made', current_user, current_setting('role') "
+        f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END $f$; "
+        f"{made}; END $$"
+    )
 
 
 def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
+    Shadow,
     Statement,
     Truncate,
     Update,
@@ -501,6 +502,56 @@ def _truncated(world: World, table: str, role: str) -> list[Operation]:
     return [*made, *(Operation(Actor(role), (t,)) for t in truncations)]
 
 
+def _shadows(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every lawful use of a table with temporary objects of the names that functions look for."""
+    if not catalog.sought:
+        return
+    for table in contract.tenancy.tables:
+        yield "", partial(_shadowed, table=table)
+    if contract.tenancy.erased_by:
+        yield "", partial(_erased_in_shadow, role=contract.tenancy.erased_by)
+
+
+def _shadowed(world: World, table: str) -> list[Operation]:
+    contract, tenant = world.contract, world.tenants[0]
+    made: list[Operation] = []
+    for role in (*contract.application_roles, *sorted(contract.repair_roles)):
+        for verb in VERBS:
+            if verb == "truncate" or not contract.may(role, verb, table):
+                continue
+            *before, row = lawful(world, table, tenant, 100)
+            made += [r.inserted() for r in before]
+            names, values, where = tuple(row.values), tuple(row.values.values()), key_of(world, row)
+            # What the row has already: it stays lawful, and every trigger of a column fires.
+            same = tuple((c, v) for c, v in row.values.items() if (c, v) not in where)
+            statements: Mapping[str, Statement] = {
+                "select": Select(table),
+                "insert": Insert(table, names, (values,)),
+                "update": Update(table, same, where),
+                "delete": Delete(table, where),
+            }
+            if verb in ("update", "delete"):
+                made.append(row.inserted())
+            made.append(
+                Operation(Actor(role, tenant), (*_shadowing(world, table), statements[verb]))
+            )
+    return made
+
+
+def _erased_in_shadow(world: World, role: str) -> list[Operation]:
+    contract, tenant = world.contract, world.tenants[0]
+    root = contract.tenancy.root
+    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
+    erasure = Delete(root, ((world.id_column(root), tenant),))
+    return [*made, Operation(Actor(role), (*_shadowing(world, root), erasure))]
+
+
+def _shadowing(world: World, table: str) -> list[Statement]:
+    """Everything but the table itself, which the actor would no longer write."""
+    own = table if "." in table else f"public.{table}"
+    return [Shadow(s.name, s.kind) for s in world.catalog.sought if s.name != own]
+
+
 _SWEEPS: Mapping[str, _Sweep] = {
     "privileges": _privileges,
     "columns": _columns,
@@ -515,5 +566,6 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "truncations": _truncations,
     "permitted": _permitted,
     "refreshes": _refreshes,
+    "shadows": _shadows,
     "writes": _writes,
 }
