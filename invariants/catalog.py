@@ -274,14 +274,20 @@ WHERE p.prokind = 'f' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'informat
 ORDER BY 1
 """
 
-# Any word of a source that could be meant so. Words that are keywords as types, such as bigint, are
-# not looked for; a domain of a pseudo-type such as record cannot be made.
+# Any word of a source that could be meant so; in literals only where they may be SQL or names. A word
+# that is a keyword as a type, such as bigint, is not looked for, and there are no domains of
+# pseudo-types such as record.
 _SOUGHT = """
 WITH words AS (
     SELECT DISTINCT lower(w[1]) AS word
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     JOIN pg_language l ON l.oid = p.prolang
-    CROSS JOIN regexp_matches(p.prosrc, '(?<!\\.)\\m[a-z_]\\w*\\M', 'gi') w
+    CROSS JOIN regexp_replace(
+        p.prosrc,
+        CASE WHEN p.prosrc ~* '\\m(execute|reg[a-z]+)\\M' THEN '--[^\\n]*'
+             ELSE '--[^\\n]*|''[^'']*''' END,
+        ' ', 'g') bare
+    CROSS JOIN regexp_matches(bare, '(?<!\\.)\\m[a-z_]\\w*\\M', 'gi') w
     WHERE l.lanname NOT IN ('internal', 'c')
       AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass

@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from invariants import premises
 from invariants.catalog import Catalog, Column, Relation
 from invariants.checks.base import Invariant
-from invariants.contract import ANYBODY, VERBS, Contract
+from invariants.contract import ANYBODY, VERBS, Contract, Ledger
 from invariants.operations import (
     Actor,
     Assignments,
@@ -507,34 +507,53 @@ def _shadows(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]
     if not catalog.sought:
         return
     for table in contract.tenancy.tables:
-        yield "", partial(_shadowed, table=table)
+        yield "", partial(_written_in_shadow, table=table)
+    for rule in contract.ledgers:
+        if rule.corrects and identified(catalog, rule.table):
+            yield "", partial(_corrected_in_shadow, rule=rule)
+    yield "", _read_in_shadow
     if contract.tenancy.erased_by:
         yield "", partial(_erased_in_shadow, role=contract.tenancy.erased_by)
 
 
-def _shadowed(world: World, table: str) -> list[Operation]:
+def _written_in_shadow(world: World, table: str) -> list[Operation]:
     contract, tenant = world.contract, world.tenants[0]
     made: list[Operation] = []
     for role in (*contract.application_roles, *sorted(contract.repair_roles)):
-        for verb in VERBS:
-            if verb == "truncate" or not contract.may(role, verb, table):
+        for verb in ("insert", "update", "delete"):
+            if not contract.may(role, verb, table):
                 continue
             *before, row = lawful(world, table, tenant, 100)
             made += [r.inserted() for r in before]
-            names, values, where = tuple(row.values), tuple(row.values.values()), key_of(world, row)
-            # What the row has already: it stays lawful, and every trigger of a column fires.
-            same = tuple((c, v) for c, v in row.values.items() if (c, v) not in where)
-            statements: Mapping[str, Statement] = {
-                "select": Select(table),
-                "insert": Insert(table, names, (values,)),
-                "update": Update(table, same, where),
-                "delete": Delete(table, where),
-            }
-            if verb in ("update", "delete"):
+            where = key_of(world, row)
+            # What the row has already: it stays lawful, and the triggers of every column fire.
+            same = tuple(pair for pair in row.values.items() if pair not in where)
+            if verb == "insert":
+                statement: Statement = Insert(
+                    table, tuple(row.values), (tuple(row.values.values()),)
+                )
+            else:
                 made.append(row.inserted())
-            made.append(
-                Operation(Actor(role, tenant), (*_shadowing(world, table), statements[verb]))
-            )
+                statement = Update(table, same, where) if verb == "update" else Delete(table, where)
+            made.append(world.operation(role, tenant, *_shadowing(world, table), statement))
+    return made
+
+
+def _corrected_in_shadow(world: World, rule: Ledger) -> list[Operation]:
+    before, posting = rules.posted(world, rule, world.tenants[0])
+    correction = rules.in_one([rules.correcting(world, rule, posting, -1)])
+    shadows = _shadowing(world, rule.table)
+    return [*before, posting.inserted(), Operation(posting.actor, (*shadows, correction))]
+
+
+def _read_in_shadow(world: World) -> list[Operation]:
+    contract, tenant = world.contract, world.tenants[0]
+    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
+    for role in contract.application_roles:
+        read = [r for r in world.catalog.relations if contract.may(role, "select", r)]
+        made.append(
+            world.operation(role, tenant, *_shadowing(world, *read), *(Select(r) for r in read))
+        )
     return made
 
 
@@ -543,13 +562,13 @@ def _erased_in_shadow(world: World, role: str) -> list[Operation]:
     root = contract.tenancy.root
     made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
     erasure = Delete(root, ((world.id_column(root), tenant),))
-    return [*made, Operation(Actor(role), (*_shadowing(world, root), erasure))]
+    return [*made, world.operation(role, None, *_shadowing(world, root), erasure)]
 
 
-def _shadowing(world: World, table: str) -> list[Statement]:
-    """Everything but the table itself, which the actor would no longer write."""
-    own = table if "." in table else f"public.{table}"
-    return [Shadow(s.name, s.kind) for s in world.catalog.sought if s.name != own]
+def _shadowing(world: World, *used: str) -> list[Statement]:
+    """Everything but what the actor uses itself, and would not any more."""
+    own = {relation if "." in relation else f"public.{relation}" for relation in used}
+    return [Shadow(s.name, s.kind) for s in world.catalog.sought if s.name not in own]
 
 
 _SWEEPS: Mapping[str, _Sweep] = {
