@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from invariants import premises
 from invariants.catalog import Catalog, Column, Relation
 from invariants.checks.base import Invariant
-from invariants.contract import ANYBODY, VERBS, Contract, Ledger
+from invariants.contract import ANYBODY, VERBS, Contract
 from invariants.operations import (
     Actor,
     Assignments,
@@ -31,7 +31,6 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
-    Shadow,
     Statement,
     Truncate,
     Update,
@@ -43,6 +42,7 @@ from strategies import rules
 from strategies.derived import listed_values, valid_choices
 from strategies.drawing import plainest
 from strategies.lawful import identified, inserting, key_of, lawful
+from strategies.shadows import shadows
 from strategies.tenants import tenants
 from strategies.world import UNKNOWN_TENANT, Draw, World
 
@@ -502,75 +502,6 @@ def _truncated(world: World, table: str, role: str) -> list[Operation]:
     return [*made, *(Operation(Actor(role), (t,)) for t in truncations)]
 
 
-def _shadows(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
-    """Every lawful use of a table with temporary objects of the names that functions look for."""
-    if not catalog.sought:
-        return
-    for table in contract.tenancy.tables:
-        yield "", partial(_written_in_shadow, table=table)
-    for rule in contract.ledgers:
-        if rule.corrects and identified(catalog, rule.table):
-            yield "", partial(_corrected_in_shadow, rule=rule)
-    yield "", _read_in_shadow
-    if contract.tenancy.erased_by:
-        yield "", partial(_erased_in_shadow, role=contract.tenancy.erased_by)
-
-
-def _written_in_shadow(world: World, table: str) -> list[Operation]:
-    contract, tenant = world.contract, world.tenants[0]
-    made: list[Operation] = []
-    for role in (*contract.application_roles, *sorted(contract.repair_roles)):
-        for verb in ("insert", "update", "delete"):
-            if not contract.may(role, verb, table):
-                continue
-            *before, row = lawful(world, table, tenant, 100)
-            made += [r.inserted() for r in before]
-            where = key_of(world, row)
-            # What the row has already: it stays lawful, and the triggers of every column fire.
-            same = tuple(pair for pair in row.values.items() if pair not in where)
-            if verb == "insert":
-                statement: Statement = Insert(
-                    table, tuple(row.values), (tuple(row.values.values()),)
-                )
-            else:
-                made.append(row.inserted())
-                statement = Update(table, same, where) if verb == "update" else Delete(table, where)
-            made.append(world.operation(role, tenant, *_shadowing(world, table), statement))
-    return made
-
-
-def _corrected_in_shadow(world: World, rule: Ledger) -> list[Operation]:
-    before, posting = rules.posted(world, rule, world.tenants[0])
-    correction = rules.in_one([rules.correcting(world, rule, posting, -1)])
-    shadows = _shadowing(world, rule.table)
-    return [*before, posting.inserted(), Operation(posting.actor, (*shadows, correction))]
-
-
-def _read_in_shadow(world: World) -> list[Operation]:
-    contract, tenant = world.contract, world.tenants[0]
-    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
-    for role in contract.application_roles:
-        read = [r for r in world.catalog.relations if contract.may(role, "select", r)]
-        made.append(
-            world.operation(role, tenant, *_shadowing(world, *read), *(Select(r) for r in read))
-        )
-    return made
-
-
-def _erased_in_shadow(world: World, role: str) -> list[Operation]:
-    contract, tenant = world.contract, world.tenants[0]
-    root = contract.tenancy.root
-    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
-    erasure = Delete(root, ((world.id_column(root), tenant),))
-    return [*made, world.operation(role, None, *_shadowing(world, root), erasure)]
-
-
-def _shadowing(world: World, *used: str) -> list[Statement]:
-    """Everything but what the actor uses itself, and would not any more."""
-    own = {relation if "." in relation else f"public.{relation}" for relation in used}
-    return [Shadow(s.name, s.kind) for s in world.catalog.sought if s.name not in own]
-
-
 _SWEEPS: Mapping[str, _Sweep] = {
     "privileges": _privileges,
     "columns": _columns,
@@ -585,6 +516,6 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "truncations": _truncations,
     "permitted": _permitted,
     "refreshes": _refreshes,
-    "shadows": _shadows,
+    "shadows": shadows,
     "writes": _writes,
 }
