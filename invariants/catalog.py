@@ -274,9 +274,9 @@ WHERE p.prokind = 'f' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'informat
 ORDER BY 1
 """
 
-# Any word of a source that could be meant so, in literals only where they may be SQL or names. Those
-# that are keywords as types, such as bigint, are never looked for, and pseudo-types such as record
-# have no domains.
+# Any word of a source that could be meant so, in literals only where they may be SQL or names. A
+# keyword that is a type, such as bigint, is not looked for; pseudo-types such as record have no
+# domains.
 _SOUGHT = """
 WITH words AS (
     SELECT DISTINCT lower(w[1]) AS word

@@ -132,6 +132,21 @@ FLAWS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             "attach/public.check_ledger_net()/execution not enforced",
         ),
     ),
+    ("liveness", "shadows"): (
+        Flaw(
+            "ALTER FUNCTION check_allocation_sum() RESET search_path",
+            "shadow/pg_catalog.text/check_allocation_sum",
+        ),
+        Flaw(
+            "ALTER FUNCTION check_ledger_net() SET search_path = pg_catalog, public",
+            "shadow/pg_catalog.text/check_ledger_net",
+        ),
+        # The deletions of a cascade are the owner's.
+        Flaw(
+            "ALTER FUNCTION fn_events_prevent_mutation() RESET search_path",
+            "shadow/pg_catalog.pg_class/fn_events_prevent_mutation",
+        ),
+    ),
     ("liveness", "columns"): (
         Flaw(
             "ALTER TABLE dead_events ALTER source DROP NOT NULL",

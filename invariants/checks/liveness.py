@@ -60,9 +60,9 @@ class Liveness(Invariant):
         "erasures",
         "refreshes",
         "truncations",
+        "shadows",
         "privileges",
         "columns",
-        "shadows",
     )
     share = 9
     readings_percent = 12
