@@ -66,7 +66,7 @@ lint: $(READY)
 	@$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(READY)
-	@for name in throughput startup schema findings; do \
+	@for name in throughput concurrency startup schema findings; do \
 	  $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
 history: $(READY)

@@ -165,12 +165,13 @@ def write(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """A counterexample as read from its JSON file."""
+    """A counterexample as read from its JSON file. `revision` is the one it was found at."""
 
     path: Path
     invariant: str
     signature: str
     workload: Workload
+    revision: str = ""
 
 
 def load(path: Path) -> Kept:
@@ -187,6 +188,7 @@ def load(path: Path) -> Kept:
             document["invariant"],
             document["signature"],
             workload_from_json(document["workload"]),
+            document.get("revision", ""),
         )
     except OSError as error:
         raise UsageError(

@@ -396,7 +396,7 @@ class Explorer:
 
     def _unwritten(self, tally: _Tally) -> str | None:
         """A table into which nothing was ever accepted was not tested; that is no pass."""
-        if tally.examples < 100:
+        if tally.examples - tally.duets < 100:
             return None
         insertable = [
             t

@@ -148,7 +148,7 @@ class Executor:
         """Let the sessions go on from where the operations have led."""
         if self._interleaver is None:
             self._interleaver = Interleaver(
-                self._connect, self.contract.tenancy.setting, self._committed
+                self._connect, self.contract.tenancy.setting, self._snapshot, self._state
             )
         workload = history.workload
         came = self._interleaver.run(
@@ -162,9 +162,6 @@ class Executor:
             clock=time.time() + self._clock_ahead,
             turns=came.turns,
         )
-
-    def _committed(self, previous: State) -> State:
-        return self._state(self._main.transact([self._snapshot])[0], previous)
 
     def _sent(self, wire: Wire, batch: list[Batch] | Operation) -> list[Reply]:
         if not isinstance(batch, Operation):

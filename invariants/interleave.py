@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -44,6 +44,7 @@ class _Line:
     session: Session
     position: int
     wires: tuple[Wire, ...]
+    batches: Sequence[Sequence[Batch]]
     number: int = 0
     part: int = 0
     again: bool = False
@@ -67,7 +68,12 @@ class _Line:
     @property
     def wire(self) -> Wire:
         """The connection of its transaction."""
-        return self.wires[_has_no_setting(self.transaction)]
+        return self.wires[self.number]
+
+    @property
+    def batch(self) -> Batch:
+        """What its next turn sends."""
+        return self.batches[self.number][self.part]
 
     @property
     def place(self) -> Place:
@@ -83,19 +89,25 @@ class Interleaver:
     """
 
     def __init__(
-        self, connect: Callable[[], Wire], setting: str, read: Callable[[State], State]
+        self,
+        connect: Callable[[], Wire],
+        setting: str,
+        snapshot: Batch,
+        state: Callable[[Reply, State], State],
     ) -> None:
-        self.setting, self._connect, self._read = setting, connect, read
+        self.setting, self._connect = setting, connect
+        # What asks for the committed rows, and what makes a state of the answer and the last state.
+        self.snapshot, self.state = snapshot, state
         self.turns_sent = 0
-        # One that asks who waits for whom; for each session one, and one that has never said whom
-        # it acts for: a setting once made cannot be unset.
+        # One that asks who waits for whom; for each session one, and, where it is needed, one that
+        # has never said whom it acts for: a setting once made cannot be unset.
         self._control = connect()
-        self._wires: list[tuple[Wire, Wire]] = []
+        self._wires: dict[tuple[int, bool], Wire] = {}
         self._poll = select.poll()
 
     def close(self) -> None:
         """End all connections, whatever they are doing."""
-        for wire in (self._control, *(w for pair in self._wires for w in pair)):
+        for wire in (self._control, *self._wires.values()):
             wire.close()
 
     def run(
@@ -105,19 +117,22 @@ class Interleaver:
         return _Run(self, self._lines(sessions), state, index).all(schedule)
 
     def _lines(self, sessions: tuple[Session, ...]) -> list[_Line]:
-        while len(self._wires) < len(sessions):
-            pair = self._connect(), self._connect()
-            self._wires.append(pair)
-            for wire in pair:
-                wire.announce_waits()
-        lines = [_Line(s, i, self._wires[i]) for i, s in enumerate(sessions)]
-        for line in lines:
+        lines = []
+        for position, session in enumerate(sessions):
+            wires = [self._wire(position, t) for t in session]
+            batches = [[self.batch(t, part) for part in range(t.turns)] for t in session]
+            lines.append(_Line(session, position, tuple(wires), batches))
             # Inside a transaction block it would be too late: it would take the snapshot.
-            for transaction in line.session:
-                line.wires[_has_no_setting(transaction)].prepare(
-                    [self.batch(transaction, part) for part in range(transaction.turns)]
-                )
+            for wire, sent in zip(wires, batches, strict=True):
+                wire.prepare([*sent, self.snapshot])
         return lines
+
+    def _wire(self, position: int, transaction: Transaction) -> Wire:
+        key = position, _has_no_setting(transaction)
+        if key not in self._wires:
+            wire = self._wires[key] = self._connect()
+            wire.announce_waits()
+        return self._wires[key]
 
     def batch(self, transaction: Transaction, part: int) -> Batch:
         """What a turn sends."""
@@ -143,10 +158,6 @@ class Interleaver:
     def cancel(self, wire: Wire) -> None:
         """End what the session is doing."""
         self._asked((_CANCEL, (str(wire.pid),)))
-
-    def read(self, previous: State) -> State:
-        """The committed state."""
-        return self._read(previous)
 
     def wait(self, wires: list[Wire], seconds: float) -> bool:
         """Wait until the server has said something to one of them; False when it never does."""
@@ -201,7 +212,11 @@ class _Run:
             line.since, line.answers = [self._state], []
         line.ended_by, line.waits_for = "", ()
         line.pending, line.waiting_since = True, len(self._turns)
-        line.wire.send([self._server.batch(line.transaction, line.part)])
+        sent = [line.batch]
+        if line.transaction.checked and line.part + 1 == line.transaction.turns:
+            # With the COMMIT, after which the session is a superuser's once more.
+            sent.append(self._server.snapshot)
+        line.wire.send(sent)
         self._server.turns_sent += 1
         until = time.monotonic() + PATIENCE_SECONDS
         while not self._stands_still(line):
@@ -282,7 +297,7 @@ class _Run:
     def _end(self, line: _Line, turn: Turn) -> None:
         transaction, before = line.transaction, self._state
         if turn.error is None and transaction.checked:
-            self._state = self._server.read(before)
+            self._state = self._server.state(line.wire.receive()[0], before)
         self._steps.append(
             Step(
                 self._index + len(self._steps),
@@ -311,6 +326,8 @@ class _Run:
     def _end_wait(self, line: _Line, reason: Literal["order", "patience"]) -> None:
         line.ended_by = reason
         self._server.cancel(line.wire)
+        # It is at work on its own end, which comes before whatever others do then.
+        line.wire.waiting = False
 
     def _lose_patience(self, line: _Line) -> None:
         blockers = self._server.blockers([line.wire])[line.wire.pid]

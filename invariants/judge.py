@@ -195,10 +195,13 @@ def failing_with(judge: Judge, invariant: Invariant, case: Case, violation: Viol
 
 
 def _unlawful(case: Case, violation: Violation) -> int:
-    """How many operations before the violation were accepted although they are not permitted."""
+    """How many operations before the violation were accepted although they are not permitted.
+
+    Of sessions side by side each transaction is to be permitted where it began, the last one too.
+    """
     count = 0
-    for step in case.history.steps[: violation.operation]:
-        if step.error is None and step.place is None:
-            predicted = predict(case.contract, case.catalog, step.before, step.operation)
+    for step in case.history.steps[: violation.operation + 1]:
+        if step.committed and (step.place is not None or step.index < violation.operation):
+            predicted = predict(case.contract, case.catalog, step.since[0], step.operation)
             count += predicted is not None and predicted.commits is False
     return count

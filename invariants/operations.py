@@ -474,12 +474,15 @@ def _operation_from_json(data: dict[str, Any]) -> Operation:
 def _transaction_from_json(data: dict[str, Any]) -> Transaction:
     if data["isolation"] not in ISOLATIONS or data["end"] not in ("commit", "rollback"):
         raise ValueError(f"no transaction is {data['isolation']!r} and ends in {data['end']!r}")
-    return Transaction(_operation_from_json(data), data["isolation"], data["end"] == "commit")
+    operation = _operation_from_json(data)
+    if any(isinstance(s, Copy) for s in operation.statements):
+        raise ValueError("COPY is not sent in a session beside others")
+    return Transaction(operation, data["isolation"], data["end"] == "commit")
 
 
 def _schedule_from_json(data: dict[str, Any]) -> tuple[int, ...]:
     schedule = tuple(data.get("schedule", ()))
     for session in schedule:
-        if not isinstance(session, int) or not 0 <= session < len(data["sessions"]):
+        if type(session) is not int or not 0 <= session < len(data["sessions"]):
             raise ValueError(f"the schedule names session {session!r}, which is not there")
     return schedule

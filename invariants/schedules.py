@@ -49,7 +49,9 @@ def simpler(workload: Workload) -> Iterator[Workload]:
         yield _without_session(workload, position)
     for position, session in enumerate(sessions):
         for number in reversed(range(len(session))):
-            yield _with_transaction(workload, position, number, None)
+            # One that was refused has left the rest of its turns to what comes after it.
+            for turns in range(session[number].turns, 0, -1):
+                yield _with_transaction(workload, position, number, None, turns)
     for position, session in enumerate(sessions):
         if session and session[0].commits:
             # What need not be beside anything comes before.
@@ -82,12 +84,17 @@ def _without_session(workload: Workload, position: int) -> Workload:
 
 
 def _with_transaction(
-    workload: Workload, position: int, number: int, transaction: Transaction | None
+    workload: Workload,
+    position: int,
+    number: int,
+    transaction: Transaction | None,
+    turns: int | None = None,
 ) -> Workload:
+    """The workload with another transaction there, or without it and so many turns of its own."""
     session = workload.sessions[position]
     old = session[number]
     before = sum(t.turns for t in session[:number])
-    gone = [before + part for part in _parts_gone(old, transaction)]
+    gone = [before + part for part in _parts_gone(old, transaction)[:turns]]
     kept = () if transaction is None else (transaction,)
     changed = (*session[:number], *kept, *session[number + 1 :])
     schedule, seen = [], -1

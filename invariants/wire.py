@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from invariants.errors import server_lost
+from invariants.errors import InfrastructureError, server_lost
 
 Parameters = tuple[str | None, ...]
 Query = tuple[str, Parameters]
@@ -173,19 +173,18 @@ class Wire:
         message comes when the wait has been checked for a deadlock, so that of all who wait in a
         circle it is the one who closes it that is refused, every time.
         """
-        self.transact(
-            [
-                (
-                    None,
-                    [
-                        ("SET deadlock_timeout = '1ms'", ()),
-                        ("SET log_lock_waits = on", ()),
-                        ("SET lc_messages = 'C'", ()),
-                        ("SET client_min_messages = 'log'", ()),
-                    ],
-                )
-            ]
+        settings = (
+            "SET deadlock_timeout = '1ms'",
+            "SET log_lock_waits = on",
+            "SET lc_messages = 'C'",
+            "SET client_min_messages = 'log'",
         )
+        for reply in self.transact([(None, [(s, ())]) for s in settings]):
+            if reply.error:
+                raise InfrastructureError(
+                    f"sessions side by side cannot be watched: {reply.error.message}; connect as a "
+                    "superuser, or leave them out with --sessions 0"
+                )
         self._pg.notice_handler = self._noticed
 
     def _noticed(self, notice: pq.abc.PGresult) -> None:
@@ -218,9 +217,14 @@ class Wire:
 
     def _prepare(self, transactions: Sequence[Batch]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
+        known = self._prepared
         missing = {
-            (key, query) for key, queries in transactions if key is not None for query, _ in queries
-        } - self._prepared.keys()
+            (key, query)
+            for key, queries in transactions
+            if key is not None
+            for query, _ in queries
+            if (key, query) not in known
+        }
         if not missing:
             return
         if len(self._prepared) > _PREPARED_MAX:

@@ -49,13 +49,14 @@ from strategies.world import Draw, World
 _READ_COMMITTED: Isolation = "read committed"
 _REPEATABLE_READ: Isolation = "repeatable read"
 _SERIALIZABLE: Isolation = "serializable"
-# At the same level, and where only one of the two looks at a snapshot of its own.
+# At the same level, and where only one of the two looks at a snapshot of its own. What shows the
+# most comes first.
 _LEVELS: Sequence[tuple[Isolation, Isolation]] = (
     (_READ_COMMITTED, _READ_COMMITTED),
     (_REPEATABLE_READ, _REPEATABLE_READ),
-    (_SERIALIZABLE, _SERIALIZABLE),
     (_READ_COMMITTED, _REPEATABLE_READ),
     (_REPEATABLE_READ, _READ_COMMITTED),
+    (_SERIALIZABLE, _SERIALIZABLE),
 )
 
 
@@ -73,9 +74,14 @@ Scenes = Iterator[MakeScene]
 
 def duets(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterator[Workload]:
     """Workloads of two sessions to try before any that is drawn; made as they are asked for."""
-    for name in invariant.duets:
-        for make in _SCENES[name](contract, catalog):
-            yield from _played(plainest(_stage(contract, catalog, make)))
+    staged = [
+        plainest(_stage(contract, catalog, make))
+        for name in invariant.duets
+        for make in _SCENES[name](contract, catalog)
+    ]
+    for levels in _LEVELS:
+        for stage, scene in staged:
+            yield from _played(stage, scene, levels)
 
 
 def _stage(
@@ -91,14 +97,14 @@ def _stage(
     return build()
 
 
-def _played(staged: tuple[Workload, Scene]) -> Iterator[Workload]:
-    """Every two acts of a scene, at every level, in every order worth while."""
-    stage, scene = staged
-    for levels in _LEVELS:
-        for acts in combinations(scene.acts, 2):
-            one, two = (Transaction(a, i) for a, i in zip(acts, levels, strict=True))
-            for schedule in dict.fromkeys(orders(one, two)):
-                yield replace(stage, sessions=((one,), (two,)), schedule=schedule)
+def _played(
+    stage: Workload, scene: Scene, levels: tuple[Isolation, Isolation]
+) -> Iterator[Workload]:
+    """Every two acts of a scene in every order worth while."""
+    for acts in combinations(scene.acts, 2):
+        one, two = (Transaction(a, i) for a, i in zip(acts, levels, strict=True))
+        for schedule in dict.fromkeys(orders(one, two)):
+            yield replace(stage, sessions=((one,), (two,)), schedule=schedule)
 
 
 def orders(one: Transaction, two: Transaction) -> Iterator[tuple[int, ...]]:

@@ -299,6 +299,23 @@ def head(fast_folder: Path) -> Iterator[Environment]:
         yield environment
 
 
+@pytest.fixture(scope="session")
+def schema_at(documented: Environment, fast_folder: Path) -> Iterator[Callable[[str], Environment]]:
+    """The schema at a revision that the test names, the documented one included."""
+    opened: dict[str, Environment] = {}
+
+    def at(revision: str) -> Environment:
+        if revision == documented.revision:
+            return documented
+        if revision not in opened:
+            opened[revision] = _environment(fast_folder, revision)
+        return opened[revision]
+
+    yield at
+    for environment in opened.values():
+        environment.close()
+
+
 @pytest.fixture(scope="module")
 def owned() -> Iterator[Environment]:
     """The schema at head, all of it migration_owner's, who is no superuser."""

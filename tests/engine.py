@@ -20,6 +20,7 @@ from invariants.checks import INVARIANTS, Case, Violation
 from invariants.contract import Contract
 from invariants.counterexample import Counterexample, counterexample
 from invariants.environment import Environment
+from invariants.history import History, Turn
 from invariants.judge import Judge, by_signature
 from invariants.operations import (
     OPERATOR,
@@ -78,6 +79,37 @@ def at_once(shown: Workload, *sessions: Session, schedule: str) -> Workload:
     """The workload, then the sessions side by side; the schedule names them by digits from 1."""
     turns = tuple(int(digit) - 1 for digit in schedule)
     return replace(shown, sessions=sessions, schedule=turns)
+
+
+def concurrent(
+    shown: Workload,
+    *statements: Statement,
+    schedule: str = "",
+    level: Isolation = "read committed",
+) -> Workload:
+    """The workload, then each statement in a session of its own, for tenant A."""
+    sessions = (((transaction(of(A, s), level)),) for s in statements)
+    return at_once(shown, *sessions, schedule=schedule)
+
+
+def story(history: History) -> list[str]:
+    """What came of each turn, as `SESSION.TRANSACTION.PART` and a few words."""
+    return [_told(turn) for turn in history.turns]
+
+
+def _told(turn: Turn) -> str:
+    place = turn.place
+    parts = f"{place.session + 1}.{place.number + 1}.{turn.part + 1}{'*' if place.again else ''}"
+    if turn.waits_for:
+        return f"{parts} waits for {', '.join(str(s + 1) for s in turn.waits_for)}"
+    if turn.ended_by:
+        return f"{parts} {'called off' if turn.ended_by == 'order' else turn.ended_by}"
+    goes_on = " goes on:" if turn.resumed else ""
+    if turn.error:
+        return f"{parts}{goes_on} {turn.error.sqlstate}"
+    if turn.part >= len(place.transaction.operation.statements):
+        return f"{parts}{goes_on} done"
+    return f"{parts}{goes_on} {turn.count} row{'' if turn.count == 1 else 's'}"
 
 
 def row(table: str, number: int, tenant: str, **values: Value) -> Insert:

@@ -39,7 +39,7 @@ BOTH_ALLOCATE = at_once(
     (transaction(of(A, allocation(2, channel_code="email"))),),
     schedule="121212",
 )
-CAUSE = "insert/attribution_allocations/trg_check_allocation_sum"
+CAUSE = "insert/attribution_allocations/trg_check_allocation_sum/sessions together"
 RUNS = "reconciliation_runs"
 TIMELINE = """
    1  BEGIN                                         |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ import pytest
 from invariants import options
 from invariants.checks import INVARIANTS
 from invariants.cli import main
+from invariants.contract import Contract
+from invariants.engine import Explorer
+from invariants.environment import Environment
 from invariants.errors import UsageError
 from invariants.options import RunOptions
+from invariants.run import search_for
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +79,9 @@ def test_a_repeatable_option_in_a_variable_is_a_path_list(monkeypatch: pytest.Mo
         ("time_budget", "-1", "--time-budget: '-1' is not a duration"),
         ("time_budget", "nan", "--time-budget: 'nan' is not a duration"),
         ("profile", "fast", "--profile: 'fast' is not known; use one of: dev, ci, nightly"),
+        ("sessions", "1", "--sessions: '1' is not 0 (none side by side), 2 or 3"),
+        ("sessions", "4", "--sessions: '4' is not 0 (none side by side), 2 or 3"),
+        ("sessions", "two", "--sessions: 'two' is not 0 (none side by side), 2 or 3"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_right(key: str, value: str, said: str) -> None:
@@ -86,6 +94,49 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVARIANTS_PROFILE", "fast")
     with pytest.raises(UsageError, match=r"^INVARIANTS_PROFILE: 'fast' is not known"):
         parsed()
+
+
+def test_one_session_beside_none_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "'1' is not 0 (none side by side), 2 or 3"
+    assert complaint(capsys, "run", "--sessions", "1") == f"invariants: --sessions: {said}"
+    monkeypatch.setenv("INVARIANTS_SESSIONS", "1")
+    assert complaint(capsys, "run") == f"invariants: INVARIANTS_SESSIONS: {said}"
+
+
+def test_sessions_are_the_profiles_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {p: parsed(profile=p).at_once for p in options.PROFILES} == {
+        "dev": 2, "ci": 2, "nightly": 3, "release": 3
+    }  # fmt: skip
+    assert parsed(profile="nightly", sessions="0").at_once == 0
+    monkeypatch.setenv("INVARIANTS_SESSIONS", "0")
+    assert parsed(profile="release").at_once == 0
+    assert parsed(profile="release", sessions="2").at_once == 2
+
+
+@pytest.mark.parametrize("given", ["0", "2", "3"])
+def test_so_many_sessions_go_on_side_by_side(
+    head: Environment, contract: Contract, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("INVARIANTS_SESSIONS", given)
+    search = search_for(parsed(max_examples="40", seed="3"), 3, None)
+    explorer = Explorer(head, contract, lambda _: None)
+    try:
+        # Its draws alone: what is enumerated has two, or none.
+        explorer.explore(INVARIANTS["append-only"], replace(search, stages=("draws",)))
+        drawn = lines_of(explorer)
+        explorer.explore(INVARIANTS["append-only"], replace(search, stages=("duets",)))
+        every = lines_of(explorer)
+    finally:
+        explorer.close()
+    assert (drawn, every) == {"0": (0, 0), "2": (2, 2), "3": (3, 3)}[given]
+
+
+def lines_of(explorer: Explorer) -> int:
+    """How many sessions its executors have had side by side, at most."""
+    opened = (e._interleaver for _, e in explorer.judge._executors.values())
+    return max((len(i._wires) for i in opened if i is not None), default=0)
 
 
 def test_messages_are_told_in_pytests_words() -> None:

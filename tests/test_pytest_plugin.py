@@ -204,6 +204,18 @@ def test_an_invariant_without_a_rule_is_skipped_with_the_reason(session: Session
     result.stdout.fnmatch_lines(["*no [[][[]ledger]]*"])
 
 
+def test_how_many_sessions_go_on_side_by_side(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVARIANTS_SESSIONS", "0")
+    session.replace_engine(
+        'return InvariantFinished(invariant.name, "error", 1, 1, 1.0, (), (), '
+        'f"searched with {search.sessions}")'
+    )
+    result = session.run("--invariants-sessions=3", "-k", "taxonomy")
+    result.stdout.fnmatch_lines(["*searched with 3*"])
+
+
 def test_what_was_met_is_told_once_and_merged_from_workers(session: Session) -> None:
     def told(*workers: str) -> list[str]:
         arguments = ("--invariants-max-examples=40", "--invariants-seed=1")
@@ -225,6 +237,7 @@ def test_what_was_met_is_told_once_and_merged_from_workers(session: Session) -> 
         ("--invariants-revision=nope", "--invariants-revision nope: unknown"),
         ("--invariants-profile=nope", "--invariants-profile: 'nope' is not known"),
         ("--invariants-contract=nope.toml", "nope.toml: no such file"),
+        ("--invariants-sessions=1", "--invariants-sessions: '1' is not 0 (none side by side), 2"),
     ],
 )
 def test_a_usage_error_ends_the_session(session: Session, argument: str, said: str) -> None:
