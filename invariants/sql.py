@@ -273,8 +273,8 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
 def _shadow(relation: str, target: str) -> str:
     bare = relation.rpartition(".")[2]
     function, shadow = name(f"pg_temp.shadow_{bare}"), name(f"pg_temp.{bare}")
-    # Nothing but SET ROLE and RESET ROLE changes the setting: inside a function that runs as its
-    # owner it is still the role that called it.
+    # Who called, by SET ROLE or by a login: neither changes in a function that runs as its owner.
+    caller = "coalesce(nullif(current_setting('role'), 'none'), session_user)"
     made = (
         f"CREATE DOMAIN {shadow} AS {name(relation)} CHECK ({function}())"
         if target == "type"
@@ -282,8 +282,8 @@ def _shadow(relation: str, target: str) -> str:
     )
     return (
         f"DO $$ BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN "
-        "IF current_user = current_setting('role') THEN RETURN true; END IF; "
-        "RAISE EXCEPTION '% runs what % made', current_user, current_setting('role') "
+        f"IF current_user = {caller} THEN RETURN true; END IF; "
+        "RAISE EXCEPTION '% runs what another role made', current_user "
         f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END $f$; "
         f"{made}; END $$"
     )

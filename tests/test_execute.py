@@ -264,6 +264,25 @@ def test_temporary_objects_end_with_their_operation(
                 time.sleep(0.02)
 
 
+def test_who_logs_in_runs_what_it_made_itself(
+    documented: Environment, contract: Contract, judge: Judge, login: str
+) -> None:
+    """By SET ROLE and by a login of its own, where the setting of the role says nothing."""
+    shown = workload(
+        of(A, event(1)), of(A, Shadow("pg_catalog.text", "type"), allocation(1)), of(A, event(2))
+    )
+    scratch = documented.scratch()
+    try:
+        for logins in (False, True):
+            with PlainExecutor(
+                scratch.conninfo, contract, judge.catalog, logins=logins, password=login
+            ) as plain:
+                assert [r.error for r in plain.run(shown)] == [None] * 3
+                plain.reset()
+    finally:
+        scratch.drop()
+
+
 def test_a_workload_starts_from_the_baseline(documented: Environment, contract: Contract) -> None:
     """Rows of every table, the taxonomy among them, materialized views and sequences."""
     counted = """
