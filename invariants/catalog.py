@@ -100,6 +100,17 @@ class Routine:
 
 
 @dataclass(frozen=True)
+class Sought:
+    """What a function of the user's names without its schema: a type or relation, with it.
+
+    A search_path decides what is found there, whenever the function is called.
+    """
+
+    name: str
+    kind: Literal["type", "relation"]
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table, view or materialized view with all that guards it."""
 
@@ -132,6 +143,7 @@ class Catalog:
     relations: Mapping[str, Relation]
     functions: tuple[str, ...] = ()
     routines: tuple[Routine, ...] = ()
+    sought: tuple[Sought, ...] = ()
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
     server_version: int = 0
@@ -262,6 +274,41 @@ WHERE p.prokind = 'f' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'informat
 ORDER BY 1
 """
 
+# Any word of a source that could be meant so, in literals only where they may be SQL or names. A
+# keyword that is a type, such as bigint, is not looked for; pseudo-types such as record have no
+# domains.
+_SOUGHT = """
+WITH words AS (
+    SELECT DISTINCT lower(w[1]) AS word
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_language l ON l.oid = p.prolang
+    CROSS JOIN regexp_replace(
+        p.prosrc,
+        CASE WHEN p.prosrc ~* '\\m(execute|reg[a-z]+)\\M' THEN '--[^\\n]*'
+             ELSE '--[^\\n]*|''[^'']*''' END,
+        ' ', 'g') bare
+    CROSS JOIN regexp_matches(bare, '(?<!\\.)\\m[a-z_]\\w*\\M', 'gi') w
+    WHERE l.lanname NOT IN ('internal', 'c')
+      AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                      AND d.objid = p.oid AND d.deptype = 'e')
+), found AS (
+    SELECT c.relname AS word, c.relnamespace AS schema, 'relation' AS kind
+    FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm')
+    UNION ALL
+    SELECT t.typname, t.typnamespace, 'type'
+    FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+    WHERE t.typtype <> 'p' AND coalesce(c.relkind, 'c') = 'c'
+)
+SELECT DISTINCT ON (word) n.nspname || '.' || word AS name, kind
+FROM words JOIN found USING (word) JOIN pg_namespace n ON n.oid = found.schema
+WHERE n.nspname = 'pg_catalog'
+   OR (n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema')
+EXCEPT
+SELECT 'pg_catalog.' || word, 'type' FROM pg_get_keywords() WHERE catcode IN ('C', 'R')
+ORDER BY 1
+"""
+
 _SEQUENCES = """
 SELECT CASE schemaname
          WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename
@@ -293,6 +340,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
             Routine(r["signature"], r["security_definer"], r["is_trigger"])
             for r in cursor.execute(_ROUTINES).fetchall()
         )
+        sought = tuple(Sought(r["name"], r["kind"]) for r in cursor.execute(_SOUGHT).fetchall())
         sequences = tuple(r["name"] for r in cursor.execute(_SEQUENCES).fetchall())
         roles = cursor.execute("SELECT rolname FROM pg_roles").fetchall()
     built = {}
@@ -331,6 +379,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         relations=built,
         functions=functions,
         routines=routines,
+        sought=sought,
         sequences=sequences,
         roles=frozenset(r["rolname"] for r in roles),
         server_version=conn.info.server_version,

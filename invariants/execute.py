@@ -164,7 +164,18 @@ class Executor:
         )
 
     def _sent(self, wire: Wire, batch: list[Batch] | Operation) -> list[Reply]:
-        return [self._copy(batch)] if isinstance(batch, Operation) else wire.transact(batch)
+        if not isinstance(batch, Operation):
+            return wire.transact(batch)
+        return [self._apart(batch) if batch.shadows else self._copy(batch)]
+
+    def _apart(self, operation: Operation) -> Reply:
+        """An operation in a session of its own, with which all that is temporary goes."""
+        wire = self._connect()
+        try:
+            (reply,) = wire.transact([self._transaction(operation, frozenset())])
+        finally:
+            wire.close()
+        return reply
 
     def _segments(
         self, workload: Workload, states: bool, opening: list[Batch]
@@ -173,7 +184,7 @@ class Executor:
         batch = opening
         tenants = frozenset(t.id for t in workload.tenants)
         for operation in workload.operations:
-            if any(isinstance(s, Copy) for s in operation.statements):
+            if operation.shadows or any(isinstance(s, Copy) for s in operation.statements):
                 yield self._main, batch
                 yield self._main, operation
                 batch = []

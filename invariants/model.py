@@ -31,6 +31,7 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
+    Shadow,
     Statement,
     Truncate,
     Update,
@@ -169,6 +170,9 @@ class _Model:
                 _require(False, "execution")
             case Truncate():
                 self._truncate(statement)
+            case Shadow():
+                # Who may not make it is refused, and what finds it may well be.
+                self.open_end = True
             case _:
                 raise _Open
 

@@ -182,9 +182,50 @@ class Attach:
     relation: str
 
 
-_KINDS = (Insert, Update, Delete, Select, Truncate, Merge, Copy, Refresh, Call, Comment, Attach)
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A temporary type or view of the name of `relation`, which goes with its schema.
+
+    Who looks for the name without the schema, and among temporary objects first, runs code of the
+    actor's. That code refuses with `RUNS_AS_ANOTHER` where it does not run as the actor. `target`
+    says what `relation` is: `type` or `relation`.
+    """
+
+    kind: ClassVar[str] = "shadow"
+    relation: str
+    target: str
+
+
+RUNS_AS_ANOTHER = "RUNAS"
+"""The SQLSTATE of a `Shadow` that is run by somebody else than who made it."""
+
+_KINDS = (
+    Insert,
+    Update,
+    Delete,
+    Select,
+    Truncate,
+    Merge,
+    Copy,
+    Refresh,
+    Call,
+    Comment,
+    Attach,
+    Shadow,
+)
 Statement = (
-    Insert | Update | Delete | Select | Truncate | Merge | Copy | Refresh | Call | Comment | Attach
+    Insert
+    | Update
+    | Delete
+    | Select
+    | Truncate
+    | Merge
+    | Copy
+    | Refresh
+    | Call
+    | Comment
+    | Attach
+    | Shadow
 )
 STATEMENTS: Mapping[str, type[Statement]] = {c.kind: c for c in _KINDS}
 READS = (Select,)
@@ -224,6 +265,15 @@ class Operation:
         by its tenant before the condition is evaluated.
         """
         return any(isinstance(s, Select) and s.leak for s in self.statements)
+
+    @property
+    def shadows(self) -> bool:
+        """Whether it makes temporary objects in the place of others.
+
+        It has a session of its own, which ends with it: functions keep, for as long as a session
+        lasts, the types that they found when they were first called in it.
+        """
+        return any(isinstance(s, Shadow) for s in self.statements)
 
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]

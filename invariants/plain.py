@@ -85,7 +85,17 @@ class PlainExecutor:
             self._operator.execute(f"REFRESH MATERIALIZED VIEW {sql.name(view)}".encode())
 
     def _operation(self, operation: Operation) -> Reply:
-        session = self._session(operation.actor)
+        if not operation.shadows:
+            return self._answer(operation, self._session(operation.actor))
+        kept, self._sessions, self._settings = (self._sessions, self._settings), {}, {}
+        try:
+            return self._answer(operation, self._session(operation.actor))
+        finally:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions, self._settings = kept
+
+    def _answer(self, operation: Operation, session: psycopg.Connection[Any]) -> Reply:
         answers: list[Answer] = []
         try:
             with session.transaction():

@@ -104,11 +104,20 @@ class Script:
         step = self.case.history.steps[index]
         answered = "" if prefix else f"; answered: {' '.join(outcome(step).split())}"
         yield f"-- operation {index + 1}: {actor.role or 'the operator'}{answered}"
-        if self.setting_made and lacks_setting(actor):
+        if operation.shadows:
+            yield from reconnecting("where no function has been called yet")
+            self.setting_made = False
+        elif self.setting_made and lacks_setting(actor):
             yield from reconnecting()
             self.setting_made = False
+        refusals = [
+            i
+            for i, c in enumerate(self.violation.proof)
+            if c.kind == "refused" and c.query and c.operation == index
+        ]
         yield "\\set ON_ERROR_STOP off"
         yield "\\set ok true"
+        yield from (f"\\set c{i} ''" for i in refusals)
         yield "BEGIN;"
         if actor.tenant is not None:
             yield f"SET LOCAL {self.setting} = {sql.quote(actor.tenant)};"
@@ -121,9 +130,7 @@ class Script:
         for position, statement in enumerate(operation.statements):
             yield "\\if :ok"
             yield from self.statement(statement)
-            yield "\\if :ERROR"
-            yield "\\set ok false"
-            yield "\\endif"
+            yield from _noting_refusal(refusals)
             if differs:
                 yield from self._answer(statement, f"{prefix}answer{position}")
             yield "\\endif"
@@ -134,11 +141,12 @@ class Script:
                 yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
                 yield "\\endif"
         yield "COMMIT;"
-        yield "\\if :ERROR"
-        yield "\\set ok false"
-        yield "\\endif"
+        yield from _noting_refusal(refusals)
         yield f"\\set {prefix}op{index + 1} :ok"
         yield "\\set ON_ERROR_STOP on"
+        if operation.shadows:
+            yield from reconnecting("without what was temporary")
+            self.setting_made = False
         yield from self._states(index, prefix)
 
     def statement(self, statement: Statement) -> Iterator[str]:
@@ -217,7 +225,8 @@ class Script:
             case "accepted":
                 return ok
             case "refused":
-                return f"NOT {ok}"
+                with_state = f" AND :'c{position}' = {sql.quote(condition.query)}"
+                return f"NOT {ok}{with_state if condition.query else ''}"
             case "differs":
                 count = len(self.workload.operations[condition.operation].statements)
                 answers = [
@@ -233,9 +242,17 @@ def lacks_setting(actor: Actor) -> bool:
     return actor.tenant is None and actor.role != OPERATOR
 
 
-def reconnecting() -> Iterator[str]:
+def _noting_refusal(refusals: Sequence[int]) -> Iterator[str]:
+    """Keep whether the server refused, and for these conditions with which SQLSTATE."""
+    yield "\\if :ERROR"
+    yield "\\set ok false"
+    yield from (f"\\set c{i} :LAST_ERROR_SQLSTATE" for i in refusals)
+    yield "\\endif"
+
+
+def reconnecting(why: str = "where the tenant setting was never made") -> Iterator[str]:
     """A new session."""
-    yield "-- in a new session, where the tenant setting was never made"
+    yield f"-- in a new session, {why}"
     yield "\\connect"
     yield "SET TimeZone = 'UTC';"
 

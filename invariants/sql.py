@@ -8,6 +8,7 @@ from functools import lru_cache
 from psycopg import sql as pgsql
 
 from invariants.operations import (
+    RUNS_AS_ANOTHER,
     Assignments,
     Attach,
     Call,
@@ -21,6 +22,7 @@ from invariants.operations import (
     Refresh,
     Row,
     Select,
+    Shadow,
     Statement,
     Transaction,
     Truncate,
@@ -263,6 +265,28 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
                 f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
                 (),
             )
+        case Shadow(relation, target):
+            return _shadow(relation, target), ()
+
+
+@lru_cache(maxsize=256)
+def _shadow(relation: str, target: str) -> str:
+    bare = relation.rpartition(".")[2]
+    function, shadow = name(f"pg_temp.shadow_{bare}"), name(f"pg_temp.{bare}")
+    # Who called, by SET ROLE or by a login: neither changes in a function that runs as its owner.
+    caller = "coalesce(nullif(current_setting('role'), 'none'), session_user)"
+    made = (
+        f"CREATE DOMAIN {shadow} AS {name(relation)} CHECK ({function}())"
+        if target == "type"
+        else f"CREATE VIEW {shadow} AS SELECT * FROM {name(relation)} WHERE {function}()"
+    )
+    return (
+        f"DO $$ BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN "
+        f"IF current_user = {caller} THEN RETURN true; END IF; "
+        "RAISE EXCEPTION '% runs what another role made', current_user "
+        f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END $f$; "
+        f"{made}; END $$"
+    )
 
 
 def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:

@@ -57,6 +57,11 @@ class ServerError:
         """Whether it is no judgement of the statement: what it wants is to be sent again."""
         return self.sqlstate in _SEND_AGAIN
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that were running, the one called last first."""
+        return tuple(next(filter(None, m.groups())) for m in _FUNCTION.finditer(self.context))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

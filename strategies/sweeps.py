@@ -42,6 +42,7 @@ from strategies import rules
 from strategies.derived import listed_values, valid_choices
 from strategies.drawing import plainest
 from strategies.lawful import identified, inserting, key_of, lawful
+from strategies.shadows import shadows
 from strategies.tenants import tenants
 from strategies.world import UNKNOWN_TENANT, Draw, World
 
@@ -515,5 +516,6 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "truncations": _truncations,
     "permitted": _permitted,
     "refreshes": _refreshes,
+    "shadows": shadows,
     "writes": _writes,
 }

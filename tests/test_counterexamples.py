@@ -35,6 +35,7 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
+    Shadow,
     Statement,
     Tenant,
     Truncate,
@@ -83,6 +84,8 @@ EVERY_KIND: tuple[Statement, ...] = (
     Comment("public.f(a integer)", "function"),
     Comment("t", "materialized view"),
     Attach("public.f()"),
+    Shadow("pg_catalog.text", "type"),
+    Shadow("public.t", "relation"),
     Select("t", columns=("c", "d"), leak="c"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from invariants.operations import (
     Refresh,
     Row,
     Select,
+    Shadow,
     Tenant,
     Truncate,
     Update,
@@ -232,6 +234,53 @@ def test_copy_and_merge(executor: Executor) -> None:
 def _merged(state: str) -> tuple[tuple[str, ...], Row]:
     made = row("reconciliation_runs", 1, A, last_run_at="2024-03-01 00:00:00+00", state=state)
     return made.columns, made.rows[0]
+
+
+def test_temporary_objects_end_with_their_operation(
+    documented: Environment, contract: Contract
+) -> None:
+    """A function that took a shadow for its type would look for it in that session ever after."""
+    shadows = tuple(Shadow(f"pg_catalog.{t}", "type") for t in ("text", "uuid"))
+    catalog = Shadow("pg_catalog.pg_class", "relation")
+    shown = workload(
+        of(A, event(1)),
+        of(A, *shadows, catalog, allocation(1)),
+        of(None, *shadows, Select("channel_taxonomy")),
+        of(A, event(2), allocation(2, of_event=2)),
+        of(A, Select("pg_temp.pg_class")),
+    )
+    with Judge(documented, contract) as judge:
+        executor = judge.executor("")
+        for _ in range(2):
+            history = executor.run(shown)
+            assert sqlstates(history) == [None, None, "42501", None, "42P01"]
+            assert len(keys(history.final, "attribution_allocations")) == 2
+        left = "SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace"
+        until = time.monotonic() + 30
+        with psycopg.connect(executor.conninfo, autocommit=True) as conn:
+            # The server clears up when it has noticed that the session is over.
+            while conn.execute(f"{left} WHERE nspname ~ '^pg_temp'").fetchall():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+
+
+def test_who_logs_in_runs_what_it_made_itself(
+    documented: Environment, contract: Contract, judge: Judge, login: str
+) -> None:
+    """By SET ROLE and by a login of its own, where the setting of the role says nothing."""
+    shown = workload(
+        of(A, event(1)), of(A, Shadow("pg_catalog.text", "type"), allocation(1)), of(A, event(2))
+    )
+    scratch = documented.scratch()
+    try:
+        for logins in (False, True):
+            with PlainExecutor(
+                scratch.conninfo, contract, judge.catalog, logins=logins, password=login
+            ) as plain:
+                assert [r.error for r in plain.run(shown)] == [None] * 3
+                plain.reset()
+    finally:
+        scratch.drop()
 
 
 def test_a_workload_starts_from_the_baseline(documented: Environment, contract: Contract) -> None:

@@ -29,6 +29,7 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
+    Shadow,
     Statement,
     Truncate,
     Update,
@@ -358,6 +359,14 @@ REMOVALS: dict[str, tuple[str, Operation]] = {
     "a function, taken": ("ownership", a(Comment("public.check_ledger_net()", "function"))),
     "a function that runs as its owner": ("execution", a(Attach("public.check_ledger_net()"))),
     "a function that runs as who calls it": (OPEN, a(Attach("public.fn_prevent_truncate()"))),
+    "with a type in the place of another": (
+        OPEN,
+        a(Shadow("pg_catalog.text", "type"), gone(DEAD, 1)),
+    ),
+    "with a type in the place of another, by a role that only reads": (
+        "privilege",
+        of(A, Shadow("pg_catalog.text", "type"), gone(DEAD, 1), role="app_ro"),
+    ),
     "a tenant": (ACCEPTED, erasure(A)),
     "a tenant by an application role": ("privilege", erasure(A, "app_rw")),
     "a tenant that is not there": (ACCEPTED, erasure(UNKNOWN)),

@@ -28,6 +28,7 @@ from invariants.operations import (
     Operation,
     Refresh,
     Select,
+    Shadow,
     Statement,
     Update,
     Value,
@@ -299,7 +300,7 @@ KINDS: dict[str, Mapping[str, Kind]] = {
             f"a statement: {name}": states(kind)
             for name, kind in STATEMENTS.items()
             # There is no function without arguments to call; the others are only swept.
-            if kind not in (Call, Comment, Attach)
+            if kind not in (Call, Comment, Attach, Shadow)
         },
         "a row handed to another tenant": lambda s: any(
             c == "tenant_id" and v != s.tenant and v in (A, B)

@@ -8,12 +8,23 @@ from dataclasses import dataclass, replace
 import pytest
 
 import strategies
+from invariants.catalog import Sought
 from invariants.checks import INVARIANTS, Invariant
 from invariants.contract import Contract
 from invariants.environment import Environment
 from invariants.judge import Judge, by_signature
-from invariants.operations import Operation, Select, Truncate, Workload
-from tests.engine import Lab, altered
+from invariants.operations import Operation, Select, Shadow, Truncate, Workload
+from tests.engine import (
+    A,
+    Lab,
+    allocation,
+    altered,
+    dead_event,
+    event,
+    of,
+    refused_without_violation,
+    workload,
+)
 
 SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
 SESSION = "NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"
@@ -130,6 +141,21 @@ FLAWS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
         Flaw(
             "GRANT EXECUTE ON FUNCTION check_ledger_net() TO app_rw",
             "attach/public.check_ledger_net()/execution not enforced",
+        ),
+    ),
+    ("liveness", "shadows"): (
+        Flaw(
+            "ALTER FUNCTION check_allocation_sum() RESET search_path",
+            "shadow/pg_catalog.text/check_allocation_sum",
+        ),
+        Flaw(
+            "ALTER FUNCTION check_ledger_net() SET search_path = pg_catalog, public",
+            "shadow/pg_catalog.text/check_ledger_net",
+        ),
+        # The deletions of a cascade are the owner's.
+        Flaw(
+            "ALTER FUNCTION fn_events_prevent_mutation() RESET search_path",
+            "shadow/pg_catalog.pg_class/fn_events_prevent_mutation",
         ),
     ),
     ("liveness", "columns"): (
@@ -294,6 +320,73 @@ def test_truncate_is_tried_with_and_without_cascade(head_judge: Judge) -> None:
     }
     for rule in head_judge.contract.append_only:
         assert {(rule.table, True), (rule.table, False)} <= tried
+
+
+DEFINER = "ALTER FUNCTION check_allocation_sum() RESET search_path"
+NO_TEMP = """DO $$ BEGIN
+EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$"""
+IN_SHADOW = workload(
+    of(A, event(1)), of(A, Shadow("pg_catalog.text", "type"), allocation(1)), of(A, dead_event(1))
+)
+
+
+def test_who_can_make_nothing_temporary_has_nobody_run_it(head_lab: Lab) -> None:
+    """Refused as well, but not by what was to be run: neither we nor psql take it for that."""
+    cause = "shadow/pg_catalog.text/check_allocation_sum"
+    found = head_lab.findings("liveness", IN_SHADOW, DEFINER)[cause]
+    assert "app_rw has code of its own run as postgres" in found.violation.summary
+    assert head_lab.findings("liveness", IN_SHADOW, DEFINER, NO_TEMP) == {}
+    with altered(head_lab.environment, DEFINER, NO_TEMP) as mended:
+        done = head_lab.psql(mended, found.counterexample.script)
+    assert (done.returncode, "42501" in done.stderr or "permission denied" in done.stderr) == (
+        0,
+        True,
+    )
+
+
+def test_a_function_that_runs_as_who_calls_it_may_find_a_shadow(lab: Lab) -> None:
+    """The documented check does, and nobody gets any rights by that."""
+    with Judge(lab.environment, lab.contract) as judge:
+        assert Sought("pg_catalog.text", "type") in judge.catalog.sought
+        assert refused_without_violation(judge, "liveness", IN_SHADOW) == []
+
+
+def test_every_writer_writes_in_shadow(head_judge: Judge) -> None:
+    shadowed = [o for o in operations(head_judge, "liveness", "shadows") if o.shadows]
+    tried = {(o.actor.role, o.statements[-1].kind, o.statements[-1].relation) for o in shadowed}
+    contract = head_judge.contract
+    for role in (*contract.application_roles, *contract.repair_roles):
+        for table in contract.tenancy.tables:
+            for verb in ("insert", "update", "delete"):
+                assert ((role, verb, table) in tried) == contract.may(role, verb, table)
+    assert (contract.tenancy.erased_by, "delete", "tenants") in tried
+    assert {
+        Shadow("pg_catalog.text", "type"),
+        Shadow("pg_catalog.pg_class", "relation"),
+    } <= set(shadowed[0].statements)
+
+
+def test_what_functions_look_for(head: Environment, contract: Contract) -> None:
+    bodies = (
+        "BEGIN PERFORM 1 FROM pg_am, public.tenants; PERFORM NULL::uuid, NULL::bigint; END",
+        "-- in a comment: dead_events\nBEGIN RAISE 'pg_index %', 1::MACADDR; END",
+        "BEGIN EXECUTE 'SELECT ''1''::cidr FROM revenue_ledger'; END",
+    )
+    changes = [
+        f"CREATE FUNCTION f{i}() RETURNS void LANGUAGE plpgsql AS $body${body}$body$"
+        for i, body in enumerate(bodies)
+    ]
+    with Judge(head, contract) as judge:
+        before = {(s.name, s.kind) for s in judge.catalog.sought}
+    with altered(head, *changes) as made, Judge(made, contract) as judge:
+        sought = {(s.name, s.kind) for s in judge.catalog.sought}
+    assert sought - before == {
+        ("pg_catalog.pg_am", "relation"),
+        ("pg_catalog.uuid", "type"),
+        ("pg_catalog.macaddr", "type"),
+        ("pg_catalog.cidr", "type"),
+        ("public.revenue_ledger", "relation"),
+    }
 
 
 ODD = """

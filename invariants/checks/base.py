@@ -45,7 +45,8 @@ class Signature:
 class Condition:
     """One fact of a violation, in a form that psql can test.
 
-    refused, accepted: what the server said to the operation. `state`: an SQL condition that the
+    refused, accepted: what the server said to the operation; `query`, if given, is the SQLSTATE
+    with which it was refused. `state`: an SQL condition that the
     superuser evaluates once the operation is over. `seen`: an SQL condition that the actor
     evaluates at the end of the operation's transaction. `differs`: the operation's answer is
     another one when the other tenants do nothing.

@@ -28,6 +28,12 @@ def refusing(error: ServerError, statement: Statement, catalog: Catalog) -> str:
     return error.sqlstate
 
 
+def looking_up(error: ServerError) -> str:
+    """The function that took a temporary object for what it looked for, as the error of it says."""
+    own = f"shadow_{error.relation.rpartition('.')[2]}"
+    return next((f for f in error.functions if f != own), "no function")
+
+
 def isolating(relation: str, catalog: Catalog) -> str:
     """The guard that keeps tenants apart in a relation, or what is missing."""
     found = catalog.relations.get(relation)

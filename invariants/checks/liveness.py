@@ -17,7 +17,7 @@ from invariants.checks.base import (
 )
 from invariants.contract import ANYBODY
 from invariants.history import Step
-from invariants.operations import Select, Truncate
+from invariants.operations import RUNS_AS_ANOTHER, Select, Truncate
 
 # Why an operation is to be refused, by the rule that the model names.
 _WHY = {
@@ -60,6 +60,7 @@ class Liveness(Invariant):
         "erasures",
         "refreshes",
         "truncations",
+        "shadows",
         "privileges",
         "columns",
     )
@@ -79,6 +80,9 @@ class Liveness(Invariant):
     def check(self, case: Case) -> Iterator[Violation]:
         """Compare every operation with what the model of the contract predicts."""
         for step in case.history.steps:
+            if step.error is not None and step.error.sqlstate == RUNS_AS_ANOTHER:
+                yield self._lent(step)
+                continue
             prediction = case.predicted(step)
             if prediction is None:
                 continue
@@ -95,9 +99,25 @@ class Liveness(Invariant):
                     yield self._otherwise(case, step, amiss)
 
     def examined(self, case: Case) -> int:
-        """Operations with a prediction that can be wrong."""
-        predictions = (case.predicted(step) for step in case.history.steps)
-        return sum(p is not None and p.commits is not None for p in predictions)
+        """Operations with a prediction that can be wrong, or with code that must not be run."""
+        predictions = ((step, case.predicted(step)) for step in case.history.steps)
+        return sum(
+            s.operation.shadows or (p is not None and p.commits is not None) for s, p in predictions
+        )
+
+    def _lent(self, step: Step) -> Violation:
+        error, actor = step.error, _who(step.operation.actor.role)
+        assert error is not None
+        guard, owner = guards.looking_up(error), error.message.partition(" ")[0]
+        bare = error.relation.rpartition(".")[2]
+        return Violation(
+            signature=self.signature("shadow", error.relation, guard),
+            operation=step.index,
+            summary=f"{actor} has code of its own run as {owner}: {guard} takes "
+            f"pg_temp.{bare} for {error.relation}",
+            promise="Nobody runs code of another role's with rights that this role has not.",
+            proof=(Condition("refused", step.index, RUNS_AS_ANOTHER),),
+        )
 
     def _accepted(self, step: Step, prediction: model.Prediction) -> Violation:
         statement = step.operation.statements[prediction.position]
