@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -32,6 +32,8 @@ Status = Literal["killed", "survived", "equivalent", "error"]
 
 # Random workloads for each invariant in the first turn; twice as many in every further one.
 _FIRST_TURN = 25
+# A duet takes some times as long as another workload, and there are many.
+_TURNS_BEFORE_DUETS = 3
 
 # Which invariants to ask first: no more than a matter of speed.
 _FIRST_ASKED: Sequence[tuple[str, tuple[str, ...]]] = (
@@ -145,26 +147,25 @@ def _turns(
 ) -> Iterator[InvariantFinished]:
     asked = order(mutant, plan.invariants)
     artifacts = plan.artifacts and plan.artifacts / slug(mutant)
-    plain = Search(plan.seed, sys.maxsize, artifacts=artifacts, first=True, sessions=plan.sessions)
+    plain = Search(plan.seed, sys.maxsize, artifacts=artifacts, first=True)
     # What is enumerated costs the same for every mutant and finds the most.
     sweeps = ((i, replace(plain, stages=("sweeps",))) for i in asked if i.sweeps)
     duets = (
-        (i, replace(plain, stages=("duets",)))
+        (i, replace(plain, stages=("duets",), sessions=plan.sessions))
         for i in asked
         if plan.sessions and i.concurrent and i.duets
     )
-    listed = (duets, sweeps) if _DUETS_FIRST.match(mutant.operator) else (sweeps, duets)
-    draws = (
-        (
-            i,
-            replace(
-                plain, seed=plan.seed + turn, examples=_FIRST_TURN * 2**turn, stages=("draws",)
-            ),
-        )
-        for turn in count()
-        for i in asked
+
+    def draws(turns: Iterable[int], sessions: int) -> Iterator[tuple[Invariant, Search]]:
+        for turn in turns:
+            drawn = replace(plain, seed=plan.seed + turn, examples=_FIRST_TURN * 2**turn)
+            yield from ((i, replace(drawn, stages=("draws",), sessions=sessions)) for i in asked)
+
+    first = draws(range(_TURNS_BEFORE_DUETS), 0)
+    listed = (
+        (duets, sweeps, first) if _DUETS_FIRST.match(mutant.operator) else (sweeps, first, duets)
     )
-    for invariant, search in chain(*listed, draws):
+    for invariant, search in chain(*listed, draws(count(_TURNS_BEFORE_DUETS), plan.sessions)):
         left = deadline - time.monotonic()
         if left <= 0:
             return
