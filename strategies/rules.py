@@ -53,6 +53,7 @@ def sums(contract: Contract, catalog: Catalog) -> Stories:
             _removals_of_parts,
             _moves,
             _changes_of_total,
+            _totals_side_by_side,
             _side_by_side,
         ):
             yield "", partial(story, rule=rule)
@@ -177,6 +178,26 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
         Operation(actor, (change(TOTAL), change(TOTAL + hair + 1))),
         Operation(actor, (Delete(rule.total_table, where),)),
     ]
+
+
+def _totals_side_by_side(world: World, rule: Sum) -> list[Operation]:
+    """Three totals, each of them changed: whichever is taken for another's, two are then wrong."""
+    tenant, hair = world.tenants[0], rule.tolerance
+    groups = [parts_of_total(world, rule, tenant, (60, 40)) for _ in "abc"]
+    made = [
+        o for before, rows in groups for o in (*before, Operation(rows[0].actor, (in_one(rows),)))
+    ]
+    key = world.id_column(rule.total_table)
+    for _, (row, _) in groups:
+        role = (repairers(world, rule.total_table) or [row.actor.role])[0]
+        where = ((key, row.values[rule.total_key]),)
+        made += [
+            Operation(
+                Actor(role, tenant), (Update(rule.total_table, ((rule.total_column, a),), where),)
+            )
+            for a in (TOTAL + hair + 1, TOTAL)
+        ]
+    return made
 
 
 def _side_by_side(world: World, rule: Sum) -> list[Operation]:
