@@ -330,7 +330,8 @@ def test_the_json_report(tmp_path: Path) -> None:
     done = invariants(
         "run", "--revision", "documented", "--server", "embedded", "--seed", "5",
         "--invariant", "taxonomy", "--invariant", "idempotent-ingest",
-        "--invariant", "allocation-sum", "--max-examples", "60", "--json", report,
+        "--invariant", "allocation-sum", "--max-examples", "60", "--sessions", "0",
+        "--json", report,
     )  # fmt: skip
     assert done.returncode == EXIT_VIOLATED
     assert "\x1b" not in done.stdout + done.stderr

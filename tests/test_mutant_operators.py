@@ -161,7 +161,9 @@ def test_deriving_leaves_nothing_behind(
 
 
 def test_every_operator_finds_something_at_head(mutants: dict[str, Mutant]) -> None:
-    assert {m.operator for m in mutants.values()} == set(OPERATORS)
+    # Functions of this schema write what they guard, and lock no rows: see `LOCKS` for these.
+    locks = {"function-lock-dropped", "function-lock-weakened"}
+    assert {m.operator for m in mutants.values()} == set(OPERATORS) - locks
 
 
 def test_only_mutants_of_roles_are_of_the_whole_server(mutants: dict[str, Mutant]) -> None:
@@ -558,7 +560,7 @@ def test_a_clause_of_a_function(mutants: dict[str, Mutant]) -> None:
         return " ".join(statements(mutants, f"function-clause-dropped/{name}"))
 
     wheres = [
-        re.findall(r"allocations WHERE (.*?);", body(f"check_allocation_sum/L22.without-{n}"))
+        re.findall(r"allocations WHERE (.*?);", body(f"check_allocation_sum/L26.without-{n}"))
         for n in (1, 2, 3)
     ]
     tenant, event = "tenant_id = touched.tenant_id", "event_id = touched.event_id"
@@ -569,13 +571,13 @@ def test_a_clause_of_a_function(mutants: dict[str, Mutant]) -> None:
         [f"{tenant} AND {event}"],
     ]
     assert (
-        "IF TG_OP = 'DELETE' AND current_user = ( SELECT pg_get_userbyid(relowner) FROM pg_class"
-        " WHERE oid = TG_RELID ) THEN"
+        "IF coalesce(NEW, OLD) *= OLD AND current_user = ( SELECT pg_get_userbyid(relowner)"
+        " FROM pg_class WHERE oid = TG_RELID ) THEN"
     ) in body("fn_events_prevent_mutation/L10.without-2")
 
 
 def test_a_comparison_in_a_function(schema: Connection, mutants: dict[str, Mutant]) -> None:
-    name = "function-comparison/check_allocation_sum/L27.gt-ge"
+    name = "function-comparison/check_allocation_sum/L31.gt-ge"
     before = catalog_fingerprint(schema)
     with applied(schema, mutants[name]):
         difference = catalog_difference(before, catalog_fingerprint(schema))

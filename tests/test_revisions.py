@@ -37,7 +37,11 @@ def found(options: RunOptions, since: str | None, kept: Sequence[Kept]) -> list[
 def test_each_revision_is_replayed_and_searched(tmp_path: Path) -> None:
     taxonomy, pii = load(TAXONOMY), load(PII)
     options = replace(
-        OPTIONS, invariants=("pii",), max_examples=60, artifacts=tmp_path / "artifacts"
+        OPTIONS,
+        revision="202511151130",
+        invariants=("pii",),
+        max_examples=60,
+        artifacts=tmp_path / "artifacts",
     )
     before, granted, head = found(options, "202511151110", [taxonomy, pii])
     assert [s.failing for s in (before, granted, head)] == [(taxonomy, pii), (pii,), ()]
