@@ -57,7 +57,7 @@ from invariants.events import Event, Found
 from invariants.execute import Executor
 from invariants.history import History
 from invariants.judge import Judge
-from invariants.operations import OPERATOR, Session, Transaction, Workload
+from invariants.operations import Session, Transaction, Workload
 from invariants.options import SchemaOptions
 from invariants.run import schema
 
@@ -156,7 +156,7 @@ class Threads:
         """Let all of them go at once; turns and seconds until the last has ended."""
         # Connections first; making one is not what is measured.
         lines = [
-            [(t, self._connection(i, unset=_is_nobody(t))) for t in session]
+            [(t, self._connection(i, unset=t.operation.actor.lacks_setting)) for t in session]
             for i, session in enumerate(sessions)
         ]
         begin = threading.Barrier(len(sessions) + 1)
@@ -203,11 +203,6 @@ class Threads:
                 "-c client_min_messages=error -c log_min_messages=fatal",
             )
         return self._connections[position, unset]
-
-
-def _is_nobody(transaction: Transaction) -> bool:
-    actor = transaction.operation.actor
-    return actor.tenant is None and actor.role != OPERATOR
 
 
 @dataclass(frozen=True)

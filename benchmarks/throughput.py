@@ -123,7 +123,7 @@ class Plain:
         connection.commit()
         for operation in workload.operations:
             actor = operation.actor
-            unset = actor.tenant is None and actor.role != OPERATOR
+            unset = actor.lacks_setting
             self._transaction(self._connection(workload.premise, unset=unset), operation)
 
     def _transaction(

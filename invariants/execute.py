@@ -188,7 +188,7 @@ class Executor:
                 yield self._main, batch
                 yield self._main, operation
                 batch = []
-            elif operation.actor.tenant is None and operation.actor.role != OPERATOR:
+            elif operation.actor.lacks_setting:
                 # A setting once made is never unset again in that session, only emptied.
                 yield self._main, batch
                 self._unset = self._unset or self._connect()
@@ -225,7 +225,7 @@ class Executor:
         (statement,) = operation.statements
         assert isinstance(statement, Copy)
         wire = self._main
-        if operation.actor.tenant is None and operation.actor.role != OPERATOR:
+        if operation.actor.lacks_setting:
             wire = self._unset = self._unset or self._connect()
         query, _ = sql.parametrised(statement)
         reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))

@@ -128,7 +128,7 @@ class Interleaver:
         return lines
 
     def _wire(self, position: int, transaction: Transaction) -> Wire:
-        key = position, _has_no_setting(transaction)
+        key = position, transaction.operation.actor.lacks_setting
         if key not in self._wires:
             wire = self._wires[key] = self._connect()
             wire.announce_waits()
@@ -345,11 +345,6 @@ class _Run:
 
     def _lost_patience(self, step: Step) -> bool:
         return any(t.place == step.place and t.ended_by == "patience" for t in self._turns)
-
-
-def _has_no_setting(transaction: Transaction) -> bool:
-    actor = transaction.operation.actor
-    return actor.tenant is None and actor.role != OPERATOR
 
 
 def _plain(query: str) -> Query:

@@ -56,6 +56,11 @@ class Actor:
     role: str
     tenant: str | None = None
 
+    @property
+    def lacks_setting(self) -> bool:
+        """Whether it needs a session that never said for whom it acts: that cannot be unset."""
+        return self.tenant is None and self.role != OPERATOR
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from invariants import premises, sql
 from invariants.checks.base import Case, Condition, Violation
 from invariants.operations import (
-    OPERATOR,
-    Actor,
     Call,
     Copy,
     Insert,
@@ -107,7 +105,7 @@ class Script:
         if operation.shadows:
             yield from reconnecting("where no function has been called yet")
             self.setting_made = False
-        elif self.setting_made and lacks_setting(actor):
+        elif self.setting_made and actor.lacks_setting:
             yield from reconnecting()
             self.setting_made = False
         refusals = [
@@ -119,13 +117,8 @@ class Script:
         yield "\\set ok true"
         yield from (f"\\set c{i} ''" for i in refusals)
         yield "BEGIN;"
-        if actor.tenant is not None:
-            yield f"SET LOCAL {self.setting} = {sql.quote(actor.tenant)};"
-            self.setting_made = True
-        if actor.role != OPERATOR:
-            yield f"SET LOCAL ROLE {sql.name(actor.role)};"
-        if operation.leaks:
-            yield from (f"SET LOCAL {setting} = off;" for setting in sql.SCANS_OFF)
+        yield from (f"{line};" for line in sql.acting(operation, self.setting))
+        self.setting_made = self.setting_made or actor.tenant is not None
         differs = any(c.kind == "differs" for c in conditions)
         for position, statement in enumerate(operation.statements):
             yield "\\if :ok"
@@ -235,11 +228,6 @@ class Script:
                 alone = f":'alone_op{condition.operation + 1}'::boolean"
                 return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
         return f":'c{position}'::boolean"
-
-
-def lacks_setting(actor: Actor) -> bool:
-    """Whether it must be in a session that has never said for which tenant it acts."""
-    return actor.tenant is None and actor.role != OPERATOR
 
 
 def _noting_refusal(refusals: Sequence[int]) -> Iterator[str]:

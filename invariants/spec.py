@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from invariants import premises, sql
 from invariants.checks.base import Case, Violation
 from invariants.history import Place, Step
-from invariants.operations import Actor, Copy, Insert, Operation, Statement
-from invariants.script import lacks_setting, refusal_of_tenants, restoring, tenants
+from invariants.operations import Copy, Insert, Operation, Statement
+from invariants.script import refusal_of_tenants, restoring, tenants
 from invariants.turns import sendings
+from invariants.wire import DEADLOCKS_AT_ONCE
 
-# As in our own sessions (`Wire.announce_waits`): of those who wait in a circle, the one who closes
-# it is refused.
-_SESSION_SETUP = "SET TimeZone = 'UTC'; SET deadlock_timeout = '1ms';"
+_SESSION_SETUP = f"SET TimeZone = 'UTC'; {DEADLOCKS_AT_ONCE};"
 _LITERAL = re.compile(r"E?'(?:[^']|'')*'")
 
 
@@ -86,7 +85,7 @@ class _Spec:
             if step.place is not None:
                 continue
             operation = step.operation
-            unset = lacks_setting(operation.actor)
+            unset = operation.actor.lacks_setting
             plain = plain and step.error is None and not (unset and setting_made)
             setting_made = setting_made or operation.actor.tenant is not None
             if plain:
@@ -103,16 +102,8 @@ class _Spec:
 
     def _operation(self, operation: Operation) -> Iterator[str]:
         # Sent as one query, and so one transaction, undone as a whole where one is refused.
-        yield from self._become(operation.actor)
-        if operation.leaks:
-            yield from (f"SET LOCAL {setting} = off;" for setting in sql.SCANS_OFF)
+        yield from (f"{line};" for line in sql.acting(operation, self.setting))
         yield from map(_spelled, operation.statements)
-
-    def _become(self, actor: Actor) -> Iterator[str]:
-        if actor.tenant is not None:
-            yield f"SET LOCAL {self.setting} = {sql.quote(actor.tenant)};"
-        if actor.role:
-            yield f"SET LOCAL ROLE {sql.name(actor.role)};"
 
     def _part(self, place: Place, part: int) -> Iterator[str]:
         transaction = place.transaction
@@ -132,7 +123,7 @@ class _Spec:
         return next(s.index for s in self.case.history.steps if s.place == place)
 
     def _step(self, place: Place, name: str, lines: list[str]) -> None:
-        unset = lacks_setting(place.transaction.operation.actor)
+        unset = place.transaction.operation.actor.lacks_setting
         self._add(f"s{place.session + 1}{'_unset' if unset else ''}", name, lines)
 
     def _add(self, session: str, name: str, lines: list[str]) -> None:

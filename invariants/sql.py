@@ -8,6 +8,7 @@ from functools import lru_cache
 from psycopg import sql as pgsql
 
 from invariants.operations import (
+    OPERATOR,
     RUNS_AS_ANOTHER,
     Assignments,
     Attach,
@@ -19,6 +20,7 @@ from invariants.operations import (
     Insert,
     Json,
     Merge,
+    Operation,
     Refresh,
     Row,
     Select,
@@ -289,20 +291,25 @@ def _shadow(relation: str, target: str) -> str:
     )
 
 
-def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:
-    """What begins a transaction and makes the actor.
+def acting(operation: Operation, setting: str) -> tuple[str, ...]:
+    """What makes the actor of an operation, inside its transaction.
 
     By SET, which unlike a function call leaves the snapshot to the first statement proper.
     """
-    actor = transaction.operation.actor
-    lines = [f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"]
+    actor, lines = operation.actor, []
     if actor.tenant is not None:
         lines.append(f"SET LOCAL {name(setting)} = {quote(actor.tenant)}")
-    if transaction.operation.leaks:
-        lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
-    if actor.role:
+    if actor.role != OPERATOR:
         lines.append(f"SET LOCAL ROLE {name(actor.role)}")
+    if operation.leaks:
+        lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
     return tuple(lines)
+
+
+def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:
+    """What begins a transaction and makes the actor."""
+    begin = f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"
+    return (begin, *acting(transaction.operation, setting))
 
 
 def ending(transaction: Transaction, part: int) -> str:

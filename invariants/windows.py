@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from invariants import sql
 from invariants.checks.base import Case, Condition, Violation
 from invariants.history import Place
-from invariants.script import Script, lacks_setting, reconnecting
+from invariants.script import Script, reconnecting
 from invariants.turns import Sending, sendings
+from invariants.wire import DEADLOCKS_AT_ONCE
 from invariants.wording import outcome
 
 # What one window found out, for the one that says in the end what it comes to.
 _FACTS = "invariants_windows.facts"
-
-# As in our own sessions (`Wire.announce_waits`): of those who wait in a circle, the one who closes
-# it is refused.
-_DEADLOCKS = "SET deadlock_timeout = '1ms';"
 
 
 def windows(case: Case, violation: Violation, title: str) -> str:
@@ -66,7 +63,7 @@ class _Windows:
         if self.script.setting_made:
             self.setting_made.add(1)
         yield ""
-        yield _DEADLOCKS
+        yield f"{DEADLOCKS_AT_ONCE};"
         yield "\\set ON_ERROR_STOP off"
         for sending in self.sendings:
             yield from self._turn(sending)
@@ -155,10 +152,10 @@ class _Windows:
     def _opening(self, place: Place) -> Iterator[str]:
         transaction, window = place.transaction, place.session + 1
         actor = transaction.operation.actor
-        if lacks_setting(actor):
+        if actor.lacks_setting:
             if window in self.setting_made:
                 yield from reconnecting()
-                yield _DEADLOCKS
+                yield f"{DEADLOCKS_AT_ONCE};"
                 self.setting_made.remove(window)
         elif actor.tenant is not None:
             self.setting_made.add(window)

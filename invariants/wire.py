@@ -32,6 +32,9 @@ _FAULTS: Final = ("08", "53", "57P", "58", "F0")
 # Serialization failure, deadlock, and a wait that was called off.
 _SEND_AGAIN: Final = ("40001", "40P01", "57014")
 
+# Of those who wait in a circle, the one who closes it is refused, every time.
+DEADLOCKS_AT_ONCE: Final = "SET deadlock_timeout = '1ms'"
+
 # More would fill the server's memory with plans nobody uses again.
 _PREPARED_MAX: Final = 2000
 _FLUSH_EVERY: Final = 16
@@ -174,7 +177,7 @@ class Wire:
         circle it is the one who closes it that is refused, every time.
         """
         settings = (
-            "SET deadlock_timeout = '1ms'",
+            DEADLOCKS_AT_ONCE,
             "SET log_lock_waits = on",
             "SET lc_messages = 'C'",
             "SET client_min_messages = 'log'",
