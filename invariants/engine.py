@@ -19,7 +19,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from invariants import interrupts
-from invariants.checks.base import Case, Invariant
+from invariants.checks.base import Case, Invariant, Signature
 from invariants.checks.together import one_by_one
 from invariants.contract import Contract
 from invariants.counterexample import (
@@ -90,8 +90,8 @@ class _Broken(BaseException):
 class _New(Exception):
     """A workload shows a cause that is not known yet."""
 
-    def __init__(self, case: Case, signatures: tuple[str, ...]) -> None:
-        super().__init__(", ".join(signatures))
+    def __init__(self, case: Case, signatures: tuple[Signature, ...]) -> None:
+        super().__init__(", ".join(map(str, signatures)))
         self.case, self.signatures = case, signatures
 
 
@@ -114,9 +114,14 @@ class _Tally:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
+    @property
+    def budgeted(self) -> int:
+        """Examples that count against the budget. Duets are few, and leave the others theirs."""
+        return self.examples - self.duets
+
     def used_up(self, search: Search) -> bool:
-        """Whether its examples are spent. Duets are few, and leave the others their share."""
-        return self.examples - self.duets >= search.examples
+        """Whether its examples are spent."""
+        return self.budgeted >= search.examples
 
     @property
     def coverage(self) -> Coverage:
@@ -259,14 +264,15 @@ class Explorer:
         """
         import strategies
 
-        limit = search.examples - tally.examples + tally.duets
+        limit = search.examples - tally.budgeted
         seen: list[_New] = []
         begun: list[Pending] = []
 
         def look() -> None:
             case, violations = self.judge.decide(begun.pop(0))
             tally.observe(invariant, case)
-            if new := tuple(s for s in by_signature(violations) if s not in tally.known):
+            shown = by_signature(violations)
+            if new := tuple(v.signature for s, v in shown.items() if s not in tally.known):
                 seen.append(_New(case, new))
 
         def test(workload: Workload) -> None:
@@ -299,8 +305,8 @@ class Explorer:
         while begun:
             look()
         for new in seen:
-            for signature in new.signatures:
-                self._pursue(invariant, search, tally, new.case, signature)
+            for found in new.signatures:
+                self._pursue(invariant, search, tally, new.case, found)
         return spent or (search.first and bool(tally.found))
 
     def _retry(self, invariant: Invariant, search: Search, tally: _Tally) -> None:
@@ -317,8 +323,8 @@ class Explorer:
         """Execute one workload and pursue whatever it shows."""
         case, violations = self.judge.violations(invariant, workload)
         tally.observe(invariant, case)
-        for signature in by_signature(violations):
-            self._pursue(invariant, search, tally, case, signature)
+        for violation in by_signature(violations).values():
+            self._pursue(invariant, search, tally, case, violation.signature)
 
     def _pursue(
         self,
@@ -326,18 +332,17 @@ class Explorer:
         search: Search,
         tally: _Tally,
         first: Case,
-        signature: str,
+        found: Signature,
     ) -> None:
         """Reduce a failing workload, confirm it on a fresh database, keep it."""
+        signature = str(found)
         if signature in tally.known or (search.first and tally.found):
             return
         tally.known.add(signature)
         workload = first.history.workload
-        if workload.sessions:
-            alone = one_by_one(first.history)
-            if signature in by_signature(self.judge.violations(invariant, alone)[1]):
-                # It takes no sessions: it is told without them.
-                workload = alone
+        if workload.sessions and not found.together:
+            # It takes no sessions: it is told without them.
+            workload = one_by_one(first.history)
         again, shown = self.judge.violations(invariant, workload)
         if signature not in by_signature(shown):
             self._doubt(invariant, search, tally, signature, first, again)
@@ -396,7 +401,7 @@ class Explorer:
 
     def _unwritten(self, tally: _Tally) -> str | None:
         """A table into which nothing was ever accepted was not tested; that is no pass."""
-        if tally.examples - tally.duets < 100:
+        if tally.budgeted < 100:
             return None
         insertable = [
             t
@@ -460,7 +465,7 @@ def _unexamined(invariant: Invariant, tally: _Tally) -> str | None:
 
 def _told(case: Case) -> str:
     """A history without a violation, told like one with."""
-    from invariants.checks.base import Signature, Violation
+    from invariants.checks.base import Violation
 
     nothing = Violation(Signature("", "", "", ""), -1, "", "nothing to point at", ())
     return narrate(case, nothing)

@@ -116,14 +116,12 @@ class Judge:
         case = self._case(executor, history, invariant.worlds(history.workload))
         return case, self._judged(invariant, case, executor)
 
-    def violations(self, invariant: Invariant, workload: Workload) -> tuple[Case, list[Violation]]:
+    def violations(
+        self, invariant: Invariant, workload: Workload, *, worlds: bool = True
+    ) -> tuple[Case, list[Violation]]:
         """The case of a workload and every violation of the invariant in it."""
-        case = self.case(invariant, workload)
-        return case, self.judged(invariant, case)
-
-    def judged(self, invariant: Invariant, case: Case) -> list[Violation]:
-        """Every violation of the invariant in a case that was executed here."""
-        return self._judged(invariant, case, self.executor(case.history.workload.premise))
+        case = self.case(invariant, workload, worlds=worlds)
+        return case, self._judged(invariant, case, self.executor(workload.premise))
 
     def _judged(self, invariant: Invariant, case: Case, executor: Executor) -> list[Violation]:
         """Every violation in a case; `executor` is one that has nothing else to do.
@@ -184,8 +182,8 @@ def failing_with(judge: Judge, invariant: Invariant, case: Case, violation: Viol
 
     def fails(workload: Workload) -> Violation | None:
         nonlocal fewest
-        case = judge.case(invariant, workload, worlds=worlds)
-        found = by_signature(judge.judged(invariant, case)).get(str(violation.signature))
+        case, shown = judge.violations(invariant, workload, worlds=worlds)
+        found = by_signature(shown).get(str(violation.signature))
         if found is None or (unlawful := _unlawful(case, found)) > fewest:
             return None
         fewest = unlawful

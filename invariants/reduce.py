@@ -157,7 +157,8 @@ def _smaller(workload: Workload, contract: Contract, catalog: Catalog) -> Iterat
     operations = workload.all_operations
     for i in reversed(range(len(workload.operations))):
         yield schedules.with_operation(workload, i, None)
-    yield from schedules.simpler(workload)
+    if workload.sessions:
+        yield from schedules.simpler(workload)
     for i in range(len(workload.tenants)):
         yield replace(workload, tenants=workload.tenants[:i] + workload.tenants[i + 1 :])
     if workload.premise:

@@ -16,22 +16,15 @@ def one_by_one(history: History) -> Workload:
 
     Of what was not committed only the reads are left.
     """
-    operations = [
-        step.operation if step.committed else reads
-        for step in history.steps
-        if step.place is not None and ((reads := _reads(step.operation)) or step.committed)
-    ]
-    return replace(
-        history.workload,
-        operations=(*history.workload.operations, *filter(None, operations)),
-        sessions=(),
-        schedule=(),
-    )
+    ended = [s for s in history.steps if s.place is not None]
+    left = [s.operation if s.committed else _reads(s.operation) for s in ended]
+    operations = (*history.workload.operations, *(o for o in left if o.statements))
+    return replace(history.workload, operations=operations, sessions=(), schedule=())
 
 
-def _reads(operation: Operation) -> Operation | None:
+def _reads(operation: Operation) -> Operation:
     reads = tuple(s for s in operation.statements if isinstance(s, Select | Call))
-    return replace(operation, statements=reads) if reads else None
+    return replace(operation, statements=reads)
 
 
 def marked(violation: Violation) -> Violation:
