@@ -36,11 +36,15 @@ from strategies.lawful import LawfulRow, identified, key_of, lawful
 from strategies.ruled import (
     TOTAL,
     changer,
+    codes_of,
     correcting,
+    erasing,
     in_one,
+    ledgers_of,
     parts_of_total,
     posted,
     repairers,
+    sums_of,
     with_key,
 )
 from strategies.tenants import tenants
@@ -124,10 +128,9 @@ def orders(one: Transaction, two: Transaction) -> Iterator[tuple[int, ...]]:
 
 
 def _sums(contract: Contract, catalog: Catalog) -> Scenes:
-    for rule in contract.sums:
-        if identified(catalog, rule.table) and identified(catalog, rule.total_table):
-            yield partial(_first_splits, rule=rule)
-            yield partial(_changes_of_splits, rule=rule)
+    for rule in sums_of(contract, catalog):
+        yield partial(_first_splits, rule=rule)
+        yield partial(_changes_of_splits, rule=rule)
 
 
 def _first_splits(world: World, rule: Sum) -> Scene:
@@ -144,7 +147,7 @@ def _first_splits(world: World, rule: Sum) -> Scene:
                 Delete(rule.total_table, total),
             )
         ]
-    return Scene(tuple(before), (*acts, *_erasing(world, tenant)))
+    return Scene(tuple(before), (*acts, *erasing(world, tenant)))
 
 
 def _changes_of_splits(world: World, rule: Sum) -> Scene:
@@ -174,9 +177,7 @@ def _changes_of_splits(world: World, rule: Sum) -> Scene:
 
 
 def _ledgers(contract: Contract, catalog: Catalog) -> Scenes:
-    for rule in contract.ledgers:
-        if not (identified(catalog, rule.table) and identified(catalog, rule.source_table)):
-            continue
+    for rule in ledgers_of(contract, catalog):
         yield partial(_postings, rule=rule)
         if rule.corrects:
             yield partial(_corrections, rule=rule)
@@ -242,10 +243,8 @@ def _message(world: World, rule: Idempotency, position: int) -> Scene:
 
 
 def _taxonomies(contract: Contract, catalog: Catalog) -> Scenes:
-    for rule in contract.taxonomies:
-        for table, column in rule.used_by:
-            if table in catalog.tables and (rule.code,) == catalog.tables[rule.table].primary_key:
-                yield partial(_codes, rule=rule, table=table, column=column)
+    for rule, table, column in codes_of(contract, catalog):
+        yield partial(_codes, rule=rule, table=table, column=column)
 
 
 def _codes(world: World, rule: Taxonomy, table: str, column: str) -> Scene:
@@ -276,7 +275,7 @@ def _repairs(contract: Contract, catalog: Catalog) -> Scenes:
 
 
 def _repairs_of(world: World, table: str, role: str) -> Scene:
-    """A row repaired and removed at once, while another comes."""
+    """A row repaired, removed, and gone with its tenant."""
     tenant = world.tenants[0]
     *before, row = lawful(world, table, tenant, TOTAL)
     where, actor = key_of(world, row), Actor(role, tenant)
@@ -285,7 +284,7 @@ def _repairs_of(world: World, table: str, role: str) -> Scene:
         (
             Operation(actor, (Update(table, where, where),)),
             Operation(actor, (Delete(table, where),)),
-            *_erasing(world, tenant),
+            *erasing(world, tenant),
         ),
     )
 
@@ -301,15 +300,7 @@ def _erasure(world: World, table: str) -> Scene:
     """A tenant erased while a row of it comes in."""
     tenant = world.tenants[0]
     *before, row = lawful(world, table, tenant, TOTAL)
-    return Scene(tuple(r.inserted() for r in before), (row.inserted(), *_erasing(world, tenant)))
-
-
-def _erasing(world: World, tenant: str) -> tuple[Operation, ...]:
-    tenancy = world.contract.tenancy
-    if tenancy.erased_by is None:
-        return ()
-    key = world.id_column(tenancy.root)
-    return (Operation(Actor(tenancy.erased_by), (Delete(tenancy.root, ((key, tenant),)),)),)
+    return Scene(tuple(r.inserted() for r in before), (row.inserted(), *erasing(world, tenant)))
 
 
 _SCENES: Mapping[str, Callable[[Contract, Catalog], Scenes]] = {

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from invariants.contract import Idempotency, Ledger, Sum
-from invariants.operations import Actor, Insert, Operation, Value, ident
+from invariants.catalog import Catalog
+from invariants.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
+from invariants.operations import Actor, Delete, Insert, Operation, Value, ident
 from strategies.derived import codes
-from strategies.lawful import LawfulRow, lawful
+from strategies.lawful import LawfulRow, identified, lawful
 from strategies.world import World
 
 TOTAL = 100
 """What parts add up to, and what is posted."""
+
+
+def sums_of(contract: Contract, catalog: Catalog) -> Iterator[Sum]:
+    """The sums whose rows have ids that a client chooses, so that they can be named."""
+    for rule in contract.sums:
+        if identified(catalog, rule.table) and identified(catalog, rule.total_table):
+            yield rule
+
+
+def ledgers_of(contract: Contract, catalog: Catalog) -> Iterator[Ledger]:
+    """The ledgers whose rows, and what they post, have ids that a client chooses."""
+    for rule in contract.ledgers:
+        if identified(catalog, rule.table) and identified(catalog, rule.source_table):
+            yield rule
+
+
+def codes_of(contract: Contract, catalog: Catalog) -> Iterator[tuple[Taxonomy, str, str]]:
+    """The taxonomies with each table and column that use their codes."""
+    for rule in contract.taxonomies:
+        for table, column in rule.used_by:
+            if table in catalog.tables and (rule.code,) == catalog.tables[rule.table].primary_key:
+                yield rule, table, column
+
+
+def erasing(world: World, tenant: str) -> tuple[Operation, ...]:
+    """The operation that erases a tenant, if the contract has a role for it."""
+    tenancy = world.contract.tenancy
+    if tenancy.erased_by is None:
+        return ()
+    where = ((world.id_column(tenancy.root), tenant),)
+    return (Operation(Actor(tenancy.erased_by), (Delete(tenancy.root, where),)),)
 
 
 def parts_of_total(

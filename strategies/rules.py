@@ -29,11 +29,15 @@ from strategies.lawful import LawfulRow, identified, inserting, key_of, lawful
 from strategies.ruled import (
     TOTAL,
     changer,
+    codes_of,
     correcting,
+    erasing,
     in_one,
+    ledgers_of,
     parts_of_total,
     posted,
     repairers,
+    sums_of,
     with_key,
 )
 from strategies.world import World
@@ -44,9 +48,7 @@ Stories = Iterator[tuple[str, Story]]
 
 def sums(contract: Contract, catalog: Catalog) -> Stories:
     """Parts that add up to their total, that miss it by the tolerance, and by one more."""
-    for rule in contract.sums:
-        if not (identified(catalog, rule.table) and identified(catalog, rule.total_table)):
-            continue
+    for rule in sums_of(contract, catalog):
         for story in (
             _splits,
             _changes_of_parts,
@@ -216,9 +218,7 @@ def _side_by_side(world: World, rule: Sum) -> list[Operation]:
 
 def ledgers(contract: Contract, catalog: Catalog) -> Stories:
     """Postings and corrections: of the right amount and of a wrong one, once and twice."""
-    for rule in contract.ledgers:
-        if not (identified(catalog, rule.table) and identified(catalog, rule.source_table)):
-            continue
+    for rule in ledgers_of(contract, catalog):
         for story in (_postings, _sources_of_postings):
             yield "", partial(story, rule=rule)
         if rule.corrects:
@@ -431,10 +431,8 @@ def _keyless(world: World, rule: Idempotency) -> list[Operation]:
 
 def taxonomies(contract: Contract, catalog: Catalog) -> Stories:
     """Codes added, used, retired, renamed and removed."""
-    for rule in contract.taxonomies:
-        for table, column in rule.used_by:
-            if table in catalog.tables and (rule.code,) == catalog.tables[rule.table].primary_key:
-                yield "", partial(_codes, rule=rule, table=table, column=column)
+    for rule, table, column in codes_of(contract, catalog):
+        yield "", partial(_codes, rule=rule, table=table, column=column)
 
 
 def _codes(world: World, rule: Taxonomy, table: str, column: str) -> list[Operation]:
@@ -493,14 +491,8 @@ def _erasure(world: World) -> list[Operation]:
                 before, posting = posted(world, rule, tenant)
                 correction = correcting(world, rule, posting, -40)
                 made += [*before, posting.inserted(), correction.inserted()]
-    root = contract.tenancy.root
-    key = world.id_column(root)
-    assert contract.tenancy.erased_by is not None
     return [
         *made,
         *(world.maintenance(Refresh(v)) for v in world.catalog.materialized_views),
-        *(
-            Operation(Actor(contract.tenancy.erased_by), (Delete(root, ((key, tenant),)),))
-            for tenant in world.tenants
-        ),
+        *(operation for tenant in world.tenants for operation in erasing(world, tenant)),
     ]
