@@ -44,22 +44,22 @@ from hypothesis import given, seed
 from psycopg import RawCursor
 from psycopg.rows import TupleRow
 
-import strategies
 from benchmarks.figures import machine, middle, most, spread, table
-from invariants import options, sql
+from invariants import generation, options
 from invariants.checks import INVARIANTS, Invariant
-from invariants.contract import Contract
-from invariants.counterexample import Counterexample, Kept, load
-from invariants.engine import Explorer, Search, Stage
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
+from invariants.counterexamples.files import Counterexample, Kept, load
 from invariants.errors import InvariantsError
-from invariants.events import Event, Found
-from invariants.execute import Executor
-from invariants.history import History
-from invariants.judge import Judge
-from invariants.operations import Session, Transaction, Workload
+from invariants.execution.executor import Executor
+from invariants.execution.history import History
 from invariants.options import SchemaOptions
-from invariants.run import schema
+from invariants.search.events import Event, Found
+from invariants.search.explorer import Explorer, Search, Stage
+from invariants.search.judge import Judge
+from invariants.search.run import schema
+from invariants.servers.environment import Environment
+from invariants.workload import sql
+from invariants.workload.operations import Session, Transaction, Workload
 
 _NO_LIMIT = 10**9
 # A search that has found nothing by then has missed it.
@@ -253,7 +253,7 @@ def duets(judge: Judge) -> Sample:
         (i, w)
         for i in INVARIANTS.values()
         if i.concurrent
-        for w in strategies.duets(judge.contract, judge.catalog, i)
+        for w in generation.duets(judge.contract, judge.catalog, i)
     ]
 
 
@@ -271,9 +271,9 @@ def _some(judge: Judge, invariant: Invariant, count: int, number: int) -> list[W
     made: list[Workload] = []
 
     # Most of what a search draws has no sessions.
-    @strategies.exploring(20 * count)
+    @generation.exploring(20 * count)
     @seed(number)
-    @given(strategies.workloads(judge.contract, judge.catalog, invariant, 2))
+    @given(generation.workloads(judge.contract, judge.catalog, invariant, 2))
     def draw(workload: Workload) -> None:
         if workload.sessions and not workload.premise:
             made.append(workload)

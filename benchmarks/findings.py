@@ -21,11 +21,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.figures import machine, middle, most, table
-from invariants import engine, options
+from invariants import options
 from invariants.errors import InvariantsError
-from invariants.events import Event, Flaky, Found, InvariantFinished, InvariantStarted, Progress
 from invariants.options import RunOptions
-from invariants.run import run
+from invariants.search import explorer as engine
+from invariants.search.events import (
+    Event,
+    Flaky,
+    Found,
+    InvariantFinished,
+    InvariantStarted,
+    Progress,
+)
+from invariants.search.run import run
 
 
 @dataclass

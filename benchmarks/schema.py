@@ -5,7 +5,7 @@ twice and one copy is upgraded, as a user's would be: the upgrade stops at rows 
 contract, so what is measured is valid. Then both are vacuumed, analyzed and reindexed.
 
 Throughput. A transaction is one of an application's, as app_rw: the tenant setting, one statement,
-commit. They are prepared statements in a libpq pipeline (`invariants.wire`): the server finds the
+commit. They are prepared statements in a libpq pipeline (`execution.wire`): the server finds the
 next transaction waiting and works without a pause. A plain psycopg loop spends most of its time
 in Python and in waiting for the other process; that is the same on both sides and would bring
 every ratio near 1. Nor do commits wait for the disk: our servers run with fsync off. `own cpu` is
@@ -36,12 +36,12 @@ import psycopg
 from benchmarks.figures import machine, middle, spread, table
 from invariants import options
 from invariants.errors import InfrastructureError, InvariantsError
-from invariants.migrate import lineage, upgrade
+from invariants.execution.wire import Batch, Parameters, Wire
 from invariants.options import SchemaOptions
-from invariants.patches import apply_patch
-from invariants.run import migrations, schema
+from invariants.schema.chain import lineage, upgrade
+from invariants.search.run import migrations, schema
 from invariants.servers.base import ServerInfo, database_message
-from invariants.wire import Batch, Parameters, Wire
+from invariants.servers.patches import apply_patch
 from strategies.payloads import pool
 
 _WANTED_RATIO = 0.7

@@ -98,9 +98,9 @@ def _stamped(command: list[str]) -> int:
     """Be the command, note when it reaches what, and stop at the first operation's outcome."""
     stamps = {"python": time.monotonic()}
 
-    import invariants.run
-    from invariants.cli import main as invariants_main
-    from invariants.execute import Executor
+    import invariants.search.run
+    from invariants.execution.executor import Executor
+    from invariants.front.cli import main as invariants_main
 
     def noting(before: str, after: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def _stamped(command: list[str]) -> int:
             raise KeyboardInterrupt
         return history
 
-    names = vars(invariants.run)
+    names = vars(invariants.search.run)
     names["open_environment"] = noting("imports", "server", names["open_environment"])
     Executor.run = run_once  # type: ignore[method-assign]
     return invariants_main(command)

@@ -28,17 +28,26 @@ from psycopg import RawCursor
 from psycopg.rows import TupleRow
 
 from benchmarks.figures import machine, middle, spread, table
-from invariants import options, sql
+from invariants import options
 from invariants.checks import Case, Invariant, Violation, chosen
-from invariants.contract import Contract
-from invariants.engine import Explorer, Search
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
 from invariants.errors import InvariantsError
-from invariants.events import Event
-from invariants.judge import Judge, Pending
-from invariants.operations import OPERATOR, Actor, Copy, Insert, Operation, Refresh, Workload
 from invariants.options import SchemaOptions
-from invariants.run import schema
+from invariants.search.events import Event
+from invariants.search.explorer import Explorer, Search
+from invariants.search.judge import Judge, Pending
+from invariants.search.run import schema
+from invariants.servers.environment import Environment
+from invariants.workload import sql
+from invariants.workload.operations import (
+    OPERATOR,
+    Actor,
+    Copy,
+    Insert,
+    Operation,
+    Refresh,
+    Workload,
+)
 
 _NO_LIMIT = 10**9
 

@@ -1,5 +1,5 @@
 """`python -m invariants` is the command `invariants`."""
 
-from invariants.cli import main
+from invariants.front.cli import main
 
 raise SystemExit(main())

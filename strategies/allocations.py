@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from invariants.operations import Conflict, Delete, Insert, Operation, Statement, Update, Value
-from strategies.derived import codes, column_value
+from invariants.generation.derived import codes, column_value
+from invariants.generation.registry import Values, operation, rows
+from invariants.generation.world import Known, World
+from invariants.workload.operations import (
+    Conflict,
+    Delete,
+    Insert,
+    Operation,
+    Statement,
+    Update,
+    Value,
+)
 from strategies.events import ingest
-from strategies.registry import Values, operation, rows
-from strategies.world import Known, World
 
 TABLE = "attribution_allocations"
 MODELS = ("linear-v1", "last-touch-v2")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from invariants.operations import Conflict, Insert, Operation, ident
-from strategies.derived import TIMES
+from invariants.generation.derived import TIMES
+from invariants.generation.registry import Values, new_row, operation, rows
+from invariants.generation.world import World
+from invariants.workload.operations import Conflict, Insert, Operation, ident
 from strategies.payloads import VENDORS, payload
-from strategies.registry import Values, new_row, operation, rows
-from strategies.world import World
 
 REVENUES = (0, 1, 2, 100, 100, 101, 2500, 2**31 - 1)
 KEEP_FIRST = Conflict()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from invariants.contract import Ledger
-from invariants.operations import Conflict, Insert, Operation
+from invariants.contract.contract import Ledger
+from invariants.generation.derived import TIMES
+from invariants.generation.registry import Values, new_row, operation, rows
+from invariants.generation.world import Known, World
+from invariants.workload.operations import Conflict, Insert, Operation
 from strategies.allocations import allocate
-from strategies.derived import TIMES
-from strategies.registry import Values, new_row, operation, rows
-from strategies.world import Known, World
 
 TABLE = "revenue_ledger"
 # A time long ago, none at all, and one to come.

@@ -7,17 +7,17 @@ where a key that does is planted, or one that only looks like it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from invariants.operations import Json
+from invariants.generation.personal import planted
+from invariants.workload.operations import Json
 
 if TYPE_CHECKING:
     from faker import Faker
 
-    from invariants.contract import Pii
-    from strategies.world import World
+    from invariants.generation.world import World
 
 POOL_SIZE = 6
 VENDORS = ("shopify", "stripe", "paypal", "woocommerce")
@@ -39,67 +39,12 @@ def pool() -> Mapping[str, Sequence[Json]]:
     return {v: [Json.of(make(fake)) for _ in range(POOL_SIZE)] for v, make in makers.items()}
 
 
-# Keys that share letters or words with those that name personal data, and name none.
-LOOKALIKES = (
-    "product_name",
-    "emailed_at",
-    "zip",
-    "shipping",
-    "email_opt_in",
-    "addressee_count",
-    "phoneVerified",
-    "is_mobile",
-    "hostname",
-    "ipo",
-    "nameplate",
-)
-# How a key is written, from its words.
-_STYLES: tuple[Callable[[list[str]], str], ...] = (
-    "_".join,
-    lambda words: words[0] + "".join(w.capitalize() for w in words[1:]),
-    lambda words: "-".join(words).upper(),
-    lambda words: "_".join(words) + "_2",
-)
-
-
 def payload(world: World, vendor: str) -> Json:
     """A payload of the vendor's; in some a key is planted, at any depth."""
     made = world.pick(pool()[vendor])
     if world.contract.pii is None or not world.chance(10):
         return made
-    return Json.of(_planted(world, made.document, _key(world, world.contract.pii)))
-
-
-def planted(world: World, pii: Pii) -> Json:
-    """A document with little in it but a key that is planted."""
-    return Json.of(_planted(world, {"id": 1, "items": [{"sku": "a"}]}, _key(world, pii)))
-
-
-def _key(world: World, pii: Pii) -> str:
-    shape = world.below(10)
-    if shape < 4:
-        return world.pick(LOOKALIKES)
-    if shape < 5 and pii.whole:
-        return world.pick(pii.whole).capitalize()
-    words = world.pick(pii.last_words or pii.whole).split()
-    before = ["billing"] if pii.last_words and world.chance(40) else []
-    return world.pick(_STYLES)(before + words)
-
-
-def _planted(world: World, document: Any, key: str) -> Any:
-    """The document with the key in one of its objects."""
-    objects: list[dict[str, Any]] = []
-    pending = [document]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            objects.append(part)
-            pending += part.values()
-        elif isinstance(part, list):
-            pending += part
-    value = world.pick(("x", None, 1, '{"email": "x"}'))
-    world.pick(objects)[key] = value
-    return document
+    return planted(world, world.contract.pii, made.document)
 
 
 def _items(fake: Faker) -> list[dict[str, Any]]:

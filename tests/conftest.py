@@ -20,13 +20,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import invariants.environment
-from invariants.contract import Contract, load
-from invariants.environment import Environment, open_environment
-from invariants.judge import Judge
-from invariants.migrate import Migrations
+import invariants.servers.environment
+from invariants.contract.contract import Contract, load
+from invariants.schema.chain import Migrations
+from invariants.search.judge import Judge
 from invariants.servers import Server, open_server
 from invariants.servers.base import Content
+from invariants.servers.environment import Environment, open_environment
 from tests.databases import upgrade_as_plain_owner
 from tests.engine import DOCUMENTED, Lab
 
@@ -320,7 +320,7 @@ def schema_at(documented: Environment, fast_folder: Path) -> Iterator[Callable[[
 def owned() -> Iterator[Environment]:
     """The schema at head, all of it migration_owner's, who is no superuser."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invariants.environment, "upgrade", upgrade_as_plain_owner)
+        patch.setattr(invariants.servers.environment, "upgrade", upgrade_as_plain_owner)
         # Not cached: the cache knows migrations by their files, and these are the same.
         environment = open_environment(
             "embedded", Migrations(ROOT / "alembic.ini"), say=lambda _: None, cache=False

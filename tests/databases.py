@@ -17,8 +17,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.pool import NullPool
 
-from invariants.catalog_diff import catalog_fingerprint
-from invariants.migrate import Migrations
+from invariants.schema.chain import Migrations
+from invariants.schema.difference import catalog_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED_HEAD = "202511141311"

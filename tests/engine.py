@@ -15,14 +15,15 @@ import psycopg
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from invariants import roles
 from invariants.checks import INVARIANTS, Case, Violation
-from invariants.contract import Contract
-from invariants.counterexample import Counterexample, counterexample
-from invariants.environment import Environment
-from invariants.history import History, Turn
-from invariants.judge import Judge, by_signature
-from invariants.operations import (
+from invariants.contract.contract import Contract
+from invariants.counterexamples.files import Counterexample, counterexample
+from invariants.execution.history import History, Turn
+from invariants.search.judge import Judge, by_signature
+from invariants.servers import roles
+from invariants.servers.binaries import find_binaries
+from invariants.servers.environment import Environment
+from invariants.workload.operations import (
     OPERATOR,
     Actor,
     Conflict,
@@ -40,7 +41,6 @@ from invariants.operations import (
     Workload,
     ident,
 )
-from invariants.servers.binaries import find_binaries
 from tests.psql_windows import in_windows
 
 DOCUMENTED = "202511141311"

@@ -10,10 +10,10 @@ import pytest
 
 from invariants import interrupts
 from invariants.checks import INVARIANTS
-from invariants.contract import Contract
-from invariants.engine import Explorer, Search
-from invariants.environment import Environment
-from invariants.events import Event, Progress
+from invariants.contract.contract import Contract
+from invariants.search.events import Event, Progress
+from invariants.search.explorer import Explorer, Search
+from invariants.servers.environment import Environment
 
 
 class _Swallowing:

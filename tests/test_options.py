@@ -10,13 +10,13 @@ import pytest
 
 from invariants import options
 from invariants.checks import INVARIANTS
-from invariants.cli import main
-from invariants.contract import Contract
-from invariants.engine import Explorer
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
 from invariants.errors import UsageError
+from invariants.front.cli import main
 from invariants.options import RunOptions
-from invariants.run import search_for
+from invariants.search.explorer import Explorer
+from invariants.search.run import search_for
+from invariants.servers.environment import Environment
 
 
 @pytest.fixture(autouse=True)

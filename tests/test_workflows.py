@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from invariants import options
-from invariants.cli import _parser
+from invariants.front.cli import _parser
 from tests.databases import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from invariants import sql
-from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
-from invariants.contract import Contract, Sum
-from invariants.history import Record, State, Step
+from invariants.contract.contract import Contract, Sum
+from invariants.execution.history import Record, State, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
 
 # Tenant and the values of the `group_by` columns.
 Group = tuple[Any, ...]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants import premises
-from invariants.catalog import Catalog
-from invariants.checks import guards
+from invariants.checks import guards, premises
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -24,9 +22,10 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Contract
-from invariants.history import Change, Record, Step
-from invariants.operations import OPERATOR, Delete, Truncate, Update
+from invariants.contract.contract import Contract
+from invariants.execution.history import Change, Record, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload.operations import OPERATOR, Delete, Truncate, Update
 
 
 class AppendOnly(Invariant):

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from invariants import model, sql
-from invariants.catalog import Catalog
-from invariants.contract import Contract
-from invariants.history import Change, History, Record, Step
-from invariants.operations import Json, Value, Workload
+from invariants.checks import model
+from invariants.contract.contract import Contract
+from invariants.execution.history import Change, History, Record, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
+from invariants.workload.operations import Json, Value, Workload
 
 # Types whose values come back as they were sent; a time, say, comes back spelled another way.
 COMPARABLE = ("uuid", "text", "character varying", "integer", "bigint", "smallint", "boolean")
@@ -125,9 +126,9 @@ class Invariant(ABC):
     focus: ClassVar[Mapping[str, int]] = {}
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
-    # What is enumerated before anything is drawn (`strategies.sweeps`).
+    # What is enumerated before anything is drawn (`generation.sweeps`).
     sweeps: ClassVar[tuple[str, ...]] = ()
-    # Whether it is asked of sessions that go on side by side, and about what (`strategies.duets`).
+    # Whether it is asked of sessions that go on side by side, and about what (`generation.duets`).
     concurrent: ClassVar[bool] = False
     duets: ClassVar[tuple[str, ...]] = ()
     # How much of a run's time it needs, compared with others.

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from invariants import sql
-from invariants.catalog import ForeignKey
 from invariants.checks import guards
 from invariants.checks.base import (
     Case,
@@ -22,8 +20,11 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.history import Record, State, Step
-from invariants.operations import (
+from invariants.execution.history import Record, State, Step
+from invariants.execution.wire import Answer
+from invariants.schema.catalog import ForeignKey
+from invariants.workload import sql
+from invariants.workload.operations import (
     OPERATOR,
     Call,
     Operation,
@@ -35,7 +36,6 @@ from invariants.operations import (
     Workload,
     inserted,
 )
-from invariants.wire import Answer
 
 _VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from invariants.catalog import Catalog
-from invariants.operations import Copy, Insert, Merge, Statement
-from invariants.wire import ServerError
+from invariants.execution.wire import ServerError
+from invariants.schema.catalog import Catalog
+from invariants.workload.operations import Copy, Insert, Merge, Statement
 
 
 def refusing(error: ServerError, statement: Statement, catalog: Catalog) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from invariants import sql
-from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     COMPARABLE,
@@ -19,9 +17,11 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Contract, Idempotency
-from invariants.history import Change, Record, Step
-from invariants.operations import Insert, Value
+from invariants.contract.contract import Contract, Idempotency
+from invariants.execution.history import Change, Record, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
+from invariants.workload.operations import Insert, Value
 
 # The columns of the key and its values.
 Key = tuple[tuple[str, ...], tuple[object, ...]]

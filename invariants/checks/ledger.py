@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from invariants import sql
-from invariants.catalog import Catalog
 from invariants.checks.base import (
     Case,
     Condition,
@@ -18,8 +16,10 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Contract, Ledger
-from invariants.history import Record, State, Step
+from invariants.contract.contract import Contract, Ledger
+from invariants.execution.history import Record, State, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
 
 
 @dataclass(frozen=True)

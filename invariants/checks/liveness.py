@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants import model, sql
-from invariants.checks import guards
+from invariants.checks import guards, model
 from invariants.checks.base import (
     Case,
     Condition,
@@ -15,9 +14,10 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import ANYBODY
-from invariants.history import Step
-from invariants.operations import RUNS_AS_ANOTHER, Select, Truncate
+from invariants.contract.contract import ANYBODY
+from invariants.execution.history import Step
+from invariants.workload import sql
+from invariants.workload.operations import RUNS_AS_ANOTHER, Select, Truncate
 
 # Why an operation is to be refused, by the rule that the model names.
 _WHY = {

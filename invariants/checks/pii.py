@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants import model, sql
-from invariants.catalog import Catalog
-from invariants.checks import guards
+from invariants.checks import guards, model
 from invariants.checks.base import (
     Case,
     Condition,
@@ -17,8 +15,10 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Contract, Pii
-from invariants.history import Change, Step
+from invariants.contract.contract import Contract, Pii
+from invariants.execution.history import Change, Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
 
 
 class PiiKeptOut(Invariant):

@@ -8,14 +8,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from invariants import sql
-from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
-from invariants.contract import Contract, ReadColumn, ReadPath
-from invariants.history import Record, State, Step
-from invariants.operations import Refresh, Select
-from invariants.wire import Answer
+from invariants.contract.contract import Contract, ReadColumn, ReadPath
+from invariants.execution.history import Record, State, Step
+from invariants.execution.wire import Answer
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
+from invariants.workload.operations import Refresh, Select
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _MAXIMA = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from invariants import sql
-from invariants.catalog import Catalog
 from invariants.checks import guards
 from invariants.checks.base import (
     Case,
@@ -21,9 +19,11 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract import Contract, Taxonomy
+from invariants.contract.contract import Contract, Taxonomy
 from invariants.errors import UsageError
-from invariants.history import Step
+from invariants.execution.history import Step
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
 
 
 class TaxonomyKept(Invariant):

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Invariant, Violation
-from invariants.history import History, Step
-from invariants.operations import Call, Operation, Select, Workload
+from invariants.execution.history import History, Step
+from invariants.workload.operations import Call, Operation, Select, Workload
 
 
 def one_by_one(history: History) -> Workload:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants import (
     functions,
     privileges,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from invariants.sql import name
+from invariants.workload.sql import name
 
 # What each operator does to the schema.
 OPERATORS: Mapping[str, str] = {

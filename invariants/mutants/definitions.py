@@ -8,7 +8,7 @@ from dataclasses import replace
 from invariants.mutants.base import grantee, listed, quoted
 from invariants.mutants.facts import Check, Column, Facts, Policy, Relation, Trigger
 from invariants.mutants.tokens import tokens
-from invariants.sql import quote
+from invariants.workload.sql import quote
 
 _ENABLED = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 

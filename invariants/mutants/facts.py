@@ -15,9 +15,9 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from invariants.catalog import ACTIONS, KINDS, RelationKind
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import listed, quoted
+from invariants.schema.catalog import ACTIONS, KINDS, RelationKind
 
 PUBLIC = "PUBLIC"
 

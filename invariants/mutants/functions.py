@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant
 from invariants.mutants.facts import Facts, Function
 from invariants.mutants.tokens import Token, depths, line, replaced, terms, tokens

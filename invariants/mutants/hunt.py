@@ -17,16 +17,16 @@ from typing import Literal
 
 import psycopg
 
-from invariants import roles
 from invariants.checks import INVARIANTS, Invariant
-from invariants.contract import Contract
-from invariants.counterexample import Saved
-from invariants.engine import Explorer, Search
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
+from invariants.counterexamples.files import Saved
 from invariants.errors import InfrastructureError, InvariantsError
-from invariants.events import InvariantFinished
 from invariants.mutants.base import Mutant
+from invariants.search.events import InvariantFinished
+from invariants.search.explorer import Explorer, Search
+from invariants.servers import roles
 from invariants.servers.base import connect
+from invariants.servers.environment import Environment
 
 Status = Literal["killed", "survived", "equivalent", "error"]
 

@@ -15,11 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from invariants.contract import Contract
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
 from invariants.errors import InfrastructureError
 from invariants.mutants.base import Mutant
 from invariants.mutants.hunt import Hunt, Outcome, hunt
+from invariants.servers.environment import Environment
 
 Task = tuple[Mutant, Hunt]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, grantee, listed, quoted
 from invariants.mutants.facts import PUBLIC, Facts, Relation
 

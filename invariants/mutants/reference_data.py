@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, quoted
 from invariants.mutants.facts import Facts
-from invariants.sql import quote
+from invariants.workload.sql import quote
 
 
 def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, listed, quoted
 from invariants.mutants.facts import Facts, Reference, Relation
 from invariants.mutants.tokens import closing, replaced, tokens

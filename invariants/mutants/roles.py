@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, quoted
 from invariants.mutants.facts import Facts
-from invariants.roles import VERSION_WITH_MEMBERSHIP_OPTIONS
+from invariants.servers.roles import VERSION_WITH_MEMBERSHIP_OPTIONS
 
 PREDEFINED = ("pg_read_all_data", "pg_write_all_data")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, quoted
 from invariants.mutants.definitions import create_policy, drop_policy
 from invariants.mutants.facts import Facts, Policy, Relation

@@ -13,8 +13,7 @@ from typing import TypeVar
 import psycopg
 
 from invariants.checks import chosen
-from invariants.contract import Contract
-from invariants.environment import Environment
+from invariants.contract.contract import Contract
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.mutants import derive, equivalents
 from invariants.mutants.base import OPERATORS, Mutant
@@ -22,6 +21,7 @@ from invariants.mutants.hunt import Hunt, Outcome
 from invariants.mutants.pool import hunt_all
 from invariants.options import MUTANT_BUDGET
 from invariants.servers.base import ServerInfo, connect
+from invariants.servers.environment import Environment
 
 # What is called equivalent is hunted too, for a shorter time: it may be noticed after all.
 _EQUIVALENT_SHARE = 0.2

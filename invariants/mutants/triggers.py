@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, quoted
 from invariants.mutants.definitions import create_trigger, drop_trigger
 from invariants.mutants.facts import Facts, Relation, Trigger

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant, quoted
 from invariants.mutants.definitions import add_check, change_type
 from invariants.mutants.facts import Check, Column, Facts, Relation

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.contract import Contract
+from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant
 from invariants.mutants.definitions import change_view
 from invariants.mutants.facts import Facts
 from invariants.mutants.tokens import depths, replaced, terms, tokens
-from invariants.sql import quote
+from invariants.workload.sql import quote
 
 # Where a WHERE clause ends, if not with the query it is of.
 _CLAUSES = ("GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR")

@@ -19,8 +19,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from invariants import roles
 from invariants.errors import InfrastructureError, UsageError
+from invariants.servers import roles
 from invariants.servers.base import (
     DATABASE_PREFIX,
     Content,

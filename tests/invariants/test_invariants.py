@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from invariants.checks import INVARIANTS
-from invariants.pytest_plugin import GATE_CHECKS, GateVerdict, Verdict
+from invariants.front.pytest_plugin import GATE_CHECKS, GateVerdict, Verdict
 
 pytestmark = pytest.mark.invariants
 

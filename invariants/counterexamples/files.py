@@ -1,0 +1,200 @@
+"""A reduced workload with its violation, and the files it is kept as.
+
+`NAME.json` is the exact replay, `NAME.sql` a script for psql alone, `NAME.txt` what the terminal
+showed. Where sessions go on side by side the script is one for several windows, and `NAME.spec`
+says the same to PostgreSQL's isolation tester.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invariants.checks.base import Case, Violation
+from invariants.counterexamples.narration import narrate, summarise
+from invariants.counterexamples.script import script
+from invariants.counterexamples.spec import spec
+from invariants.counterexamples.windows import windows
+from invariants.errors import InfrastructureError, UsageError
+from invariants.workload.operations import Workload, workload_from_json, workload_to_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """What was found: a 1-minimal workload, and the story, script and summary of its violation.
+
+    `spec` is empty where nothing goes on side by side.
+    """
+
+    invariant: str
+    signature: str
+    summary: str
+    workload: Workload
+    text: str
+    script: str
+    seed: int | None = None
+    revision: str = ""
+    spec: str = ""
+
+    @property
+    def operations(self) -> int:
+        """How many operations there are, those of the sessions included."""
+        return len(self.workload.all_operations)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions it takes."""
+        return max(1, len(self.workload.sessions))
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending: the signature, in letters any file system takes."""
+        slug = re.sub(r"[^a-z0-9_]+", "-", self.signature.lower().replace("/", "--"))
+        return re.sub(r"(?<!-)-(?!-)", "-", slug).strip("-")[:150]
+
+
+def counterexample(
+    case: Case, violation: Violation, *, seed: int | None = None, revision: str = ""
+) -> Counterexample:
+    """Tell and script the violation as it was seen in the case."""
+    summary = summarise(case, violation)
+    concurrent = bool(case.history.workload.sessions)
+    return Counterexample(
+        invariant=violation.signature.invariant,
+        signature=str(violation.signature),
+        summary=summary,
+        workload=case.history.workload,
+        text=narrate(case, violation),
+        script=(windows if concurrent else script)(case, violation, summary),
+        seed=seed,
+        revision=revision,
+        spec=spec(case, violation, summary) if concurrent else "",
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a counterexample was written; `spec` only where it takes several sessions."""
+
+    json: Path
+    sql: Path
+    txt: Path
+    spec: Path | None = None
+    sessions: int = 1
+
+    def replay_commands(self, schema_arguments: str = "") -> tuple[str, ...]:
+        """How to see it again: with this tool, and with psql alone, a window for each session."""
+        json, sql = shlex.quote(str(self.json)), shlex.quote(str(self.sql))
+        windows = [f"-v window={i + 1} " if self.spec else "" for i in range(self.sessions)]
+        return (
+            f"invariants replay{schema_arguments} {json}",
+            *(f"psql -X -q {window}-d DATABASE -f {sql}" for window in windows),
+        )
+
+
+def ensure_writable(folder: Path, option: str = "--artifacts") -> None:
+    """Make the folder if need be, before any work is done.
+
+    Raises `UsageError` naming the option when nothing can be kept there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option} {folder}: cannot be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def save(found: Counterexample, folder: Path) -> Saved:
+    """Write the files. Raises `InfrastructureError` when the disk refuses."""
+    save_json(found, folder)
+    json, sql, txt, spec = (
+        folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt", "spec")
+    )
+    write(sql, found.script)
+    write(txt, found.text + "\n")
+    if found.spec:
+        write(spec, found.spec)
+    return Saved(json, sql, txt, spec if found.spec else None, found.sessions)
+
+
+def save_json(found: Counterexample, folder: Path) -> Path:
+    """Write the exact replay alone. Raises `InfrastructureError` when the disk refuses."""
+    path = folder / f"{found.name}.json"
+    document = {
+        "format": FORMAT,
+        "invariant": found.invariant,
+        "signature": found.signature,
+        "summary": found.summary,
+        "seed": found.seed,
+        "revision": found.revision,
+        "workload": workload_to_json(found.workload),
+    }
+    write(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all. Raises `InfrastructureError` naming the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            os.fchmod(descriptor, 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InfrastructureError(
+            f"{path}: cannot be written ({error.strerror}); name another place"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A counterexample as read from its JSON file. `revision` is the one it was found at."""
+
+    path: Path
+    invariant: str
+    signature: str
+    workload: Workload
+    revision: str = ""
+
+
+def load(path: Path) -> Kept:
+    """Read a counterexample file. Raises `UsageError` naming the file when it is not one."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise UsageError(
+                f"{path}: format {document['format']!r} is not known; "
+                f"this version reads format {FORMAT}"
+            )
+        return Kept(
+            path,
+            document["invariant"],
+            document["signature"],
+            workload_from_json(document["workload"]),
+            document.get("revision", ""),
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); name a counterexample's .json"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: not a counterexample ({error!r}); name a .json that a run wrote"
+        ) from None

@@ -1,0 +1,298 @@
+"""A counterexample as a script for psql alone.
+
+Every operation is a transaction of its own, as it was when the violation was found. The last block
+raises when the violation is there: psql then exits with status 3, and with 0 when the schema holds.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Sequence
+
+from invariants.checks import premises
+from invariants.checks.base import Case, Condition, Violation
+from invariants.counterexamples.wording import outcome
+from invariants.workload import sql
+from invariants.workload.operations import (
+    Call,
+    Copy,
+    Insert,
+    Operation,
+    Refresh,
+    Select,
+    Statement,
+    Workload,
+)
+
+
+def script(case: Case, violation: Violation, title: str) -> str:
+    """The whole script. `case` is the execution in which the violation was seen."""
+    return "\n".join(Script(case, violation, title).lines()) + "\n"
+
+
+class Script:
+    """The lines of a script, in pieces that one for several sessions can use as well."""
+
+    def __init__(self, case: Case, violation: Violation, title: str) -> None:
+        self.case, self.violation, self.title = case, violation, title
+        self.workload = case.history.workload
+        self.setting = case.contract.tenancy.setting
+        self.setting_made = False
+
+    def lines(self) -> Iterator[str]:
+        """All lines, in order."""
+        worlds = [(self.workload, "")]
+        differing = next((c for c in self.violation.proof if c.kind == "differs"), None)
+        if differing is not None:
+            worlds.append((self.workload.without_others(differing.query), "alone_"))
+        yield from self.heading()
+        yield "-- Run it as a superuser on a database that has the schema under test and no data:"
+        yield "--   psql -X -q -d DATABASE -f THIS_FILE"
+        yield "-- Exit status 3: the violation is there. 0: the schema holds."
+        yield from self.settings()
+        yield from self.beginning()
+        for workload, prefix in worlds:
+            if prefix:
+                yield ""
+                yield "-- Everything back to the start."
+                yield from restoring(self.case)
+            yield from self.world(workload, prefix)
+        yield from self.verdict(self.term)
+
+    def heading(self) -> Iterator[str]:
+        """What is shown."""
+        yield f"-- {self.title}"
+        yield f"-- {self.violation.signature}"
+        yield "--"
+
+    def settings(self) -> Iterator[str]:
+        """How psql and its session are to behave."""
+        yield "\\set ON_ERROR_STOP on"
+        yield "\\set QUIET on"
+        yield "\\set VERBOSITY terse"
+        yield "SET TimeZone = 'UTC';"
+
+    def beginning(self) -> Iterator[str]:
+        """Refuse a database with tenants; make the premise true."""
+        yield from refusal_of_tenants(self.case)
+        changes = premises.statements(self.workload.premise, self.case.contract, self.case.catalog)
+        if changes:
+            yield ""
+            yield f"-- {premises.DESCRIPTIONS[self.workload.premise]}"
+            yield from (f"{c};" for c in changes)
+
+    def world(self, workload: Workload, prefix: str = "") -> Iterator[str]:
+        """Make the tenants, then send the operations one after the other."""
+        yield ""
+        if prefix:
+            yield "-- The same once more, without the other tenants."
+        yield from tenants(self.case, workload)
+        yield from self._states(-1, prefix)
+        index = -1
+        for operation in workload.operations:
+            # A world leaves operations out and keeps their order; one may be in it twice.
+            index = next(
+                i for i, o in enumerate(self.workload.operations) if i > index and o is operation
+            )
+            yield from self._operation(index, operation, prefix)
+
+    def _operation(self, index: int, operation: Operation, prefix: str) -> Iterator[str]:
+        actor = operation.actor
+        conditions = [c for c in self.violation.proof if c.operation == index]
+        yield ""
+        step = self.case.history.steps[index]
+        answered = "" if prefix else f"; answered: {' '.join(outcome(step).split())}"
+        yield f"-- operation {index + 1}: {actor.role or 'the operator'}{answered}"
+        if operation.shadows:
+            yield from reconnecting("where no function has been called yet")
+            self.setting_made = False
+        elif self.setting_made and actor.lacks_setting:
+            yield from reconnecting()
+            self.setting_made = False
+        refusals = [
+            i
+            for i, c in enumerate(self.violation.proof)
+            if c.kind == "refused" and c.query and c.operation == index
+        ]
+        yield "\\set ON_ERROR_STOP off"
+        yield "\\set ok true"
+        yield from (f"\\set c{i} ''" for i in refusals)
+        yield "BEGIN;"
+        yield from (f"{line};" for line in sql.acting(operation, self.setting))
+        self.setting_made = self.setting_made or actor.tenant is not None
+        differs = any(c.kind == "differs" for c in conditions)
+        for position, statement in enumerate(operation.statements):
+            yield "\\if :ok"
+            yield from self.statement(statement)
+            yield from _noting_refusal(refusals)
+            if differs:
+                yield from self._answer(statement, f"{prefix}answer{position}")
+            yield "\\endif"
+        for i, condition in enumerate(self.violation.proof):
+            if condition.kind == "seen" and condition.operation == index:
+                yield f"\\set c{i} false"
+                yield "\\if :ok"
+                yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
+                yield "\\endif"
+        yield "COMMIT;"
+        yield from _noting_refusal(refusals)
+        yield f"\\set {prefix}op{index + 1} :ok"
+        yield "\\set ON_ERROR_STOP on"
+        if operation.shadows:
+            yield from reconnecting("without what was temporary")
+            self.setting_made = False
+        yield from self._states(index, prefix)
+
+    def statement(self, statement: Statement) -> Iterator[str]:
+        """What sends a statement."""
+        if isinstance(statement, Copy):
+            # Not inline: after a refusal psql would take the data for SQL.
+            target = sql.spelled(statement).removeprefix("COPY ").removesuffix(" FROM STDIN")
+            yield f"\\copy {target} FROM PROGRAM '{_printing(sql.copy_data(statement.rows))}'"
+        else:
+            yield f"{sql.spelled(statement)};"
+
+    def _states(self, index: int, prefix: str) -> Iterator[str]:
+        if prefix:
+            return
+        for i, condition in enumerate(self.violation.proof):
+            if condition.kind == "state" and condition.operation == index:
+                yield f"SELECT coalesce({condition.query}, false) AS c{i} \\gset"
+
+    def _answer(self, statement: Statement, variable: str) -> Iterator[str]:
+        """Keep what the statement returned, as text that two runs of the same world agree on."""
+        if not isinstance(statement, Select | Call):
+            yield f"\\set {variable} :ROW_COUNT"
+            return
+        if isinstance(statement, Call):
+            source = f"({sql.spelled(statement)}) q"
+        else:
+            read = statement.columns or self.case.catalog.relations[statement.relation].columns
+            columns = sql.names(tuple(c for c in self._stable(statement.relation) if c in read))
+            clause = sql.spelled(statement).partition(" WHERE ")
+            where = f" WHERE {clause[2]}" if clause[1] else ""
+            source = f"(SELECT {columns} FROM {sql.name(statement.relation)}{where}) q"
+        yield f"\\set {variable} ''"
+        yield (
+            "SELECT count(*) || ' ' || coalesce(string_agg(q::text, ' ' ORDER BY q::text), '') "
+            f"AS {variable} FROM {source} \\gset"
+        )
+
+    def _stable(self, relation: str) -> Sequence[str]:
+        """Columns whose values do not follow the clock or chance."""
+        found = self.case.catalog.relations[relation]
+        sent: set[str] = set()
+        for operation in self.workload.operations:
+            for s in operation.statements:
+                if isinstance(s, Insert) and s.relation == relation:
+                    sent.update(s.columns)
+        return [
+            c.name
+            for c in found.columns.values()
+            if (relation, c.name) not in self.case.contract.clock_columns
+            and (
+                c.name in sent
+                or not c.has_default
+                or c.type not in ("uuid", "timestamp with time zone")
+            )
+        ]
+
+    def verdict(self, term: Callable[[int, Condition], str]) -> Iterator[str]:
+        """Raise if all terms are true, each what has come of a condition."""
+        summary = f"violated: {self.title}"
+        yield ""
+        yield f"-- promised: {self.violation.promise}"
+        terms = " AND ".join(term(i, c) for i, c in enumerate(self.violation.proof))
+        yield f"SELECT ({terms})::text AS violated \\gset"
+        yield "SELECT set_config('invariants.violated', :'violated', false) AS verdict \\gset"
+        yield "DO $$ BEGIN"
+        yield "  IF current_setting('invariants.violated')::boolean THEN"
+        yield f"    RAISE EXCEPTION USING MESSAGE = {sql.quote(summary)};"
+        yield "  END IF;"
+        yield "END $$;"
+        yield "\\echo 'holds: the violation is not there'"
+
+    def term(self, position: int, condition: Condition) -> str:
+        """Whether a condition held, as psql's variables say."""
+        ok = f":'op{condition.operation + 1}'::boolean"
+        match condition.kind:
+            case "accepted":
+                return ok
+            case "refused":
+                with_state = f" AND :'c{position}' = {sql.quote(condition.query)}"
+                return f"NOT {ok}{with_state if condition.query else ''}"
+            case "differs":
+                count = len(self.workload.operations[condition.operation].statements)
+                answers = [
+                    f":'answer{i}' IS DISTINCT FROM :'alone_answer{i}'" for i in range(count)
+                ]
+                alone = f":'alone_op{condition.operation + 1}'::boolean"
+                return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
+        return f":'c{position}'::boolean"
+
+
+def _noting_refusal(refusals: Sequence[int]) -> Iterator[str]:
+    """Keep whether the server refused, and for these conditions with which SQLSTATE."""
+    yield "\\if :ERROR"
+    yield "\\set ok false"
+    yield from (f"\\set c{i} :LAST_ERROR_SQLSTATE" for i in refusals)
+    yield "\\endif"
+
+
+def reconnecting(why: str = "where the tenant setting was never made") -> Iterator[str]:
+    """A new session."""
+    yield f"-- in a new session, {why}"
+    yield "\\connect"
+    yield "SET TimeZone = 'UTC';"
+
+
+def refusal_of_tenants(case: Case) -> Iterator[str]:
+    """Raise where there are tenants already."""
+    yield "DO $$ BEGIN"
+    yield f"  IF EXISTS (SELECT FROM {sql.name(case.contract.tenancy.root)}) THEN"
+    yield (
+        "    RAISE EXCEPTION 'nothing was done: this database has tenants,"
+        " and the script needs an empty one';"
+    )
+    yield "  END IF;"
+    yield "END $$;"
+
+
+def tenants(case: Case, workload: Workload) -> Iterator[str]:
+    """Make the tenants."""
+    for tenant in workload.tenants:
+        insert = Insert(case.contract.tenancy.root, tenant.columns, (tenant.row,))
+        yield f"{sql.spelled(insert)};"
+
+
+def restoring(case: Case) -> Iterator[str]:
+    """Back to the tables as they were: all rows go, those of untenanted tables come back."""
+    yield "SET session_replication_role = replica;"
+    tenancy = case.contract.tenancy
+    statements = [s for o in case.history.workload.all_operations for s in o.statements]
+    for table in case.catalog.tables:
+        tenanted = table in tenancy.tables or table == tenancy.root
+        written = any(s.relation == table for s in statements if not isinstance(s, Select))
+        if not tenanted and not written:
+            continue
+        yield f"DELETE FROM {sql.name(table)};"
+        rows = () if tenanted else case.history.initial.rows(table)
+        for row in rows:
+            target, data = sql.name(table), sql.quote(row.raw.decode())
+            yield (
+                f"INSERT INTO {target} SELECT * FROM json_populate_record(NULL::{target}, {data});"
+            )
+    yield "SET session_replication_role = DEFAULT;"
+    for view in sorted({s.relation for s in statements if isinstance(s, Refresh)}):
+        yield f"REFRESH MATERIALIZED VIEW {sql.name(view)};"
+
+
+def _printing(text: str) -> str:
+    """A shell command that prints the text; everything a shell could misread is in octal."""
+    printed = "".join(
+        chr(byte) if chr(byte) in _SAFE else f"\\{byte:03o}" for byte in text.encode()
+    )
+    return f'printf -- "{printed}"'
+
+
+_SAFE = frozenset(string.ascii_letters + string.digits + " -_.,:")

@@ -1,0 +1,1 @@
+"""What a search met: guards that refused something and let something pass."""

@@ -1,0 +1,388 @@
+"""Runs a workload on a scratch database and keeps every outcome.
+
+All of a workload goes out at once; the committed rows are read after every operation that could
+change one. Between workloads the database is put back to its baseline by DELETE, which is ten times
+cheaper than TRUNCATE.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from invariants.contract.contract import Contract
+from invariants.errors import InfrastructureError, UsageError
+from invariants.execution.history import History, Record, State, Step
+from invariants.execution.interleaver import Interleaver
+from invariants.execution.wire import Answer, Batch, Query, Reply, Wire
+from invariants.schema.catalog import Catalog
+from invariants.workload import sql
+from invariants.workload.operations import (
+    OPERATOR,
+    Actor,
+    Copy,
+    Insert,
+    Operation,
+    Refresh,
+    Tenant,
+    Workload,
+)
+
+_VACUUM_EVERY = 250
+# Rows known by their text, so that equal ones are one object: some hundred megabytes.
+_RECORDS_KEPT = 200_000
+# A statement that takes longer hangs: no table here has more than some dozen rows.
+_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Started:
+    """A workload under way: what has been answered of it, tenants (`opening`) first."""
+
+    workload: Workload
+    states: bool
+    opening: int
+    replies: list[Reply]
+
+
+class Executor:
+    """Executes workloads one after the other on one scratch database, which is its own.
+
+    Raises `InfrastructureError` when the server goes away.
+    """
+
+    def __init__(self, conninfo: str, contract: Contract, catalog: Catalog) -> None:
+        self.contract, self.catalog = contract, catalog
+        self.conninfo = conninfo
+        self.operations = 0
+        self._main = self._connect()
+        self._unset: Wire | None = None
+        self._interleaver: Interleaver | None = None
+        # Its triggers and foreign keys never fire. On a connection of its own, because a change of
+        # the replication role throws away all plans of a session.
+        self._cleaner = self._connect("SET session_replication_role = 'replica'")
+        self._names = tuple(catalog.tables)
+        self._keys = [catalog.tables[t].primary_key for t in self._names]
+        self._snapshot: Batch = (OPERATOR, [(self._snapshot_sql(), ())])
+        self._records: dict[tuple[str, bytes], Record] = {}
+        self._stale_views: set[str] = set()
+        self._runs = 0
+        self._empty = State(frozenset())
+        self.baseline = self._read_state()
+        self._last = self.baseline
+        self._sequences = self._sequence_values()
+        self._clock_ahead = self._seconds_ahead()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections; the database itself belongs to whoever made it."""
+        self._main.close()
+        self._cleaner.close()
+        if self._unset is not None:
+            self._unset.close()
+        if self._interleaver is not None:
+            self._interleaver.close()
+
+    def run(self, workload: Workload, *, states: bool = True) -> History:
+        """Execute a workload on the baseline plus its tenants.
+
+        With `states` False only the outcomes are kept: every state in the history is empty.
+        """
+        return self.finish(self.start(workload, states=states))
+
+    def start(self, workload: Workload, *, states: bool = True) -> Started:
+        """Send a workload, and let the server work on it; `finish` must come next."""
+        self._finish_reset()
+        self._runs += 1
+        self._refresh_before(workload)
+        opening: list[Batch] = [self._tenant(t) for t in workload.tenants]
+        known = len(opening)
+        if states:
+            opening.append(self._snapshot)
+        replies: list[Reply] = []
+        batch: list[Batch] | Operation = []
+        wire = self._main
+        for following, next_batch in self._segments(workload, states, opening):
+            replies += self._sent(wire, batch)
+            wire, batch = following, next_batch
+        # The last segment is always one for the main connection; nobody waits for it yet.
+        assert not isinstance(batch, Operation)
+        self._main.send(batch)
+        return Started(workload, states, known, replies)
+
+    def finish(self, started: Started) -> History:
+        """Wait for the rest of the answers to what was started."""
+        workload, states, known = started.workload, started.states, started.opening
+        replies = started.replies + self._main.receive()
+        self._check_tenants(replies[:known])
+        self.operations += len(workload.operations)
+        history = self._history(workload, replies[known:], states)
+        if workload.sessions:
+            history = self._interleaved(history)
+        self._stale_views |= {
+            s.relation
+            for step in history.steps
+            if step.committed
+            for s in step.operation.statements
+            if isinstance(s, Refresh)
+        }
+        # The server cleans up while the next workload is being made.
+        self._cleaner.send(self._reset())
+        return history
+
+    def _interleaved(self, history: History) -> History:
+        """Let the sessions go on from where the operations have led."""
+        if self._interleaver is None:
+            self._interleaver = Interleaver(
+                self._connect, self.contract.tenancy.setting, self._snapshot, self._state
+            )
+        workload = history.workload
+        came = self._interleaver.run(
+            workload.sessions, workload.schedule, history.final, len(history.steps)
+        )
+        self.operations += len(came.steps)
+        self._last = came.final
+        return replace(
+            history,
+            steps=history.steps + came.steps,
+            clock=time.time() + self._clock_ahead,
+            turns=came.turns,
+        )
+
+    def _sent(self, wire: Wire, batch: list[Batch] | Operation) -> list[Reply]:
+        if not isinstance(batch, Operation):
+            return wire.transact(batch)
+        return [self._apart(batch) if batch.shadows else self._copy(batch)]
+
+    def _apart(self, operation: Operation) -> Reply:
+        """An operation in a session of its own, with which all that is temporary goes."""
+        wire = self._connect()
+        try:
+            (reply,) = wire.transact([self._transaction(operation, frozenset())])
+        finally:
+            wire.close()
+        return reply
+
+    def _segments(
+        self, workload: Workload, states: bool, opening: list[Batch]
+    ) -> Iterable[tuple[Wire, list[Batch] | Operation]]:
+        """Cut the workload where the connection changes; lazily, each after the one before."""
+        batch = opening
+        tenants = frozenset(t.id for t in workload.tenants)
+        for operation in workload.operations:
+            if operation.shadows or any(isinstance(s, Copy) for s in operation.statements):
+                yield self._main, batch
+                yield self._main, operation
+                batch = []
+            elif operation.actor.lacks_setting:
+                # A setting once made is never unset again in that session, only emptied.
+                yield self._main, batch
+                self._unset = self._unset or self._connect()
+                yield self._unset, [self._transaction(operation, tenants)]
+                batch = []
+            else:
+                batch.append(self._transaction(operation, tenants))
+            if states and not operation.reads_only:
+                batch.append(self._snapshot)
+        yield self._main, batch
+
+    def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Batch:
+        actor = operation.actor
+        plain = actor.role == OPERATOR or actor.tenant in tenants
+        return actor.role if plain else None, [
+            *self._become(actor, operation.leaks),
+            *map(sql.parametrised, operation.statements),
+        ]
+
+    def _become(self, actor: Actor, leaks: bool = False) -> list[Query]:
+        # One statement, because the answers to it are counted.
+        more = "".join(f", set_config('{s}', 'off', true)" for s in sql.SCANS_OFF) if leaks else ""
+        if actor.tenant is None:
+            return [(f"SELECT set_config('role', $1, true){more}", (actor.role or "none",))]
+        return [
+            (
+                f"SELECT set_config($1, $2, true), set_config('role', $3, true){more}",
+                (self.contract.tenancy.setting, actor.tenant, actor.role or "none"),
+            )
+        ]
+
+    def _copy(self, operation: Operation) -> Reply:
+        """An operation with COPY: one statement, because the connection must leave the pipeline."""
+        (statement,) = operation.statements
+        assert isinstance(statement, Copy)
+        wire = self._main
+        if operation.actor.lacks_setting:
+            wire = self._unset = self._unset or self._connect()
+        query, _ = sql.parametrised(statement)
+        reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
+        return Reply((*([_CONFIGURED] if not reply.error else ()), *reply.answers), reply.error)
+
+    def _tenant(self, tenant: Tenant) -> Batch:
+        insert = Insert(self.contract.tenancy.root, tenant.columns, (tenant.row,))
+        return OPERATOR, [sql.parametrised(insert)]
+
+    def _reset(self) -> list[Batch]:
+        """The transactions that put the database back to the baseline."""
+        queries: list[Query] = []
+        if self._last is not self.baseline:
+            differing = {r.table for r in self._last.records ^ self.baseline.records}
+            for table in sorted(differing):
+                queries.append((f"DELETE FROM {sql.name(table)}", ()))
+                if rows := self.baseline.rows(table):
+                    queries.append(self._reinsert(table, rows))
+        for sequence, (value, called) in self._sequences.items():
+            queries.append(
+                ("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower()))
+            )
+        transactions: list[Batch] = [(OPERATOR, queries)] if queries else []
+        if self._runs % _VACUUM_EVERY == 0:
+            tables = ", ".join(map(sql.name, self._names))
+            transactions.append((OPERATOR, [(f"VACUUM {tables}", ())]))
+        return transactions
+
+    def _refresh_before(self, workload: Workload) -> None:
+        """Empty what an earlier workload left in views, when this one could read it."""
+        read = any(
+            not isinstance(s, Refresh) and s.relation not in self.catalog.tables
+            for o in workload.all_operations
+            for s in o.statements
+        )
+        if read and self._stale_views:
+            views = [f"REFRESH MATERIALIZED VIEW {sql.name(v)}" for v in sorted(self._stale_views)]
+            self._cleaner.send([(OPERATOR, [(v, ())]) for v in views])
+            self._finish_reset()
+            self._stale_views.clear()
+
+    def _finish_reset(self) -> None:
+        for reply in self._cleaner.receive():
+            if reply.error:
+                raise InfrastructureError(
+                    f"the scratch database cannot be reset: {reply.error.message}"
+                )
+
+    def _reinsert(self, table: str, rows: Sequence[Record]) -> Query:
+        columns = sql.names(
+            tuple(c.name for c in self.catalog.tables[table].columns.values() if not c.generated)
+        )
+        data = "[" + ",".join(r.raw.decode() for r in rows) + "]"
+        return (
+            f"INSERT INTO {sql.name(table)} ({columns}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {columns} FROM json_populate_recordset(NULL::{sql.name(table)}, $1)",
+            (data,),
+        )
+
+    def _check_tenants(self, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            if reply.error:
+                root = self.contract.tenancy.root
+                raise UsageError(
+                    f"no tenant can be created in {root!r}: {reply.error.message}; "
+                    f"write a row strategy for {root!r} (docs/extending.md)"
+                )
+
+    def _history(self, workload: Workload, replies: list[Reply], states: bool) -> History:
+        if not states:
+            # What is in the tables now is not known, so all of them are put back.
+            self._last = self._unknown()
+            state = self._empty
+            steps = tuple(
+                Step(i, o, r.answers[1:], r.error, state, state)
+                for i, (o, r) in enumerate(zip(workload.operations, replies, strict=True))
+            )
+            return History(workload, steps, state)
+        if len(self._records) > _RECORDS_KEPT:
+            # Never within a workload: a row that is there twice would seem to have changed.
+            self._records = {(r.table, r.raw): r for r in self.baseline.records}
+        answers = iter(replies)
+        initial = state = self._state(next(answers))
+        made = []
+        for i, operation in enumerate(workload.operations):
+            reply = next(answers)
+            after = state if operation.reads_only else self._state(next(answers), state)
+            made.append(Step(i, operation, reply.answers[1:], reply.error, state, after))
+            state = after
+        self._last = state
+        return History(workload, tuple(made), initial, time.time() + self._clock_ahead)
+
+    def _unknown(self) -> State:
+        return State(frozenset(Record(t, b"", {}, ()) for t in self._names))
+
+    def _snapshot_sql(self) -> str:
+        if not self._names:
+            return "SELECT 0, '' WHERE false"
+        return " UNION ALL ".join(
+            f"SELECT {i}, row_to_json(t)::text FROM {sql.name(t)} t"
+            for i, t in enumerate(self._names)
+        )
+
+    def _read_state(self) -> State:
+        return self._state(self._main.transact([self._snapshot])[0])
+
+    def _state(self, reply: Reply, previous: State | None = None) -> State:
+        if reply.error:
+            raise InfrastructureError(f"the committed rows cannot be read: {reply.error.message}")
+        records = self._records
+        found = []
+        for index, raw in reply.answers[0].rows:
+            assert index is not None
+            assert raw is not None
+            entry = (self._names[int(index)], raw)
+            record = records.get(entry)
+            if record is None:
+                values: dict[str, Any] = json.loads(raw)
+                key = tuple(values[c] for c in self._keys[int(index)]) or (raw,)
+                record = records[entry] = Record(entry[0], raw, values, key)
+            found.append(record)
+        state = frozenset(found)
+        if previous is not None and state == previous.records:
+            return previous
+        return State(state)
+
+    def _seconds_ahead(self) -> float:
+        """By how much the server's clock is ahead of ours."""
+        query = "SELECT extract(epoch FROM clock_timestamp())"
+        ((seconds,),) = self._main.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+        assert seconds is not None
+        return float(seconds) - time.time()
+
+    def _sequence_values(self) -> dict[str, tuple[int, bool]]:
+        values = {}
+        for sequence in self.catalog.sequences:
+            query = f"SELECT last_value, is_called FROM {sql.name(sequence)}"
+            ((value, called),) = self._main.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+            assert value is not None
+            values[sequence] = (int(value), called == b"t")
+        return values
+
+    def _connect(self, *more: str) -> Wire:
+        wire = Wire(self.conninfo)
+        settings = (
+            *more,
+            f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'",
+            "SET TimeZone = 'UTC'",
+            "SET client_min_messages = 'error'",
+            "SET DateStyle = 'ISO'",
+            # Refusals are what we are after; nobody reads thousands of them in the server's log.
+            "SET log_min_messages = 'fatal'",
+            "SET plan_cache_mode = 'force_generic_plan'",
+        )
+        wire.transact([(OPERATOR, [(s, ())]) for s in settings])
+        return wire
+
+
+# Stands for the answer to `_become` where a reply has none, so that all replies look the same.
+_CONFIGURED = Answer()

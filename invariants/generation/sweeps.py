@@ -1,0 +1,521 @@
+"""Sweeps: what is finite is enumerated before anything is drawn at random.
+
+Privileges, columns with their bounds, and ways to change a row that must stay are lists. A search
+tries all of each list first, in workloads made from the contract and the catalog, with the plainest
+rows that the strategies make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from invariants.checks import premises
+from invariants.checks.base import Invariant
+from invariants.contract.contract import ANYBODY, VERBS, Contract
+from invariants.generation import rules
+from invariants.generation.derived import listed_values, valid_choices
+from invariants.generation.drawing import plainest
+from invariants.generation.lawful import identified, inserting, key_of, lawful
+from invariants.generation.shadows import shadows
+from invariants.generation.tenants import tenants
+from invariants.generation.world import UNKNOWN_TENANT, Draw, World
+from invariants.schema.catalog import Catalog, Column, Relation
+from invariants.workload.operations import (
+    Actor,
+    Assignments,
+    Attach,
+    Comment,
+    Conflict,
+    Delete,
+    Insert,
+    Json,
+    Merge,
+    Operation,
+    Refresh,
+    Select,
+    Statement,
+    Truncate,
+    Update,
+    Value,
+    Workload,
+    ident,
+)
+
+# A workload this long is reduced in as few steps as one that was drawn.
+_OPERATIONS_MAX = 40
+_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+# Longer than any length somebody would give a column for want of a better idea.
+_LONG = 1000
+
+
+def sweeps(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterator[Workload]:
+    """Workloads to try before any other; made as they are asked for."""
+    for name in invariant.sweeps:
+        for premise, make in _SWEEPS[name](contract, catalog):
+            yield plainest(_workload(contract, catalog, premise, make))
+
+
+_Make = Callable[[World], list[Operation]]
+_Sweep = Callable[[Contract, Catalog], Iterator[tuple[str, _Make]]]
+
+
+def _workload(
+    contract: Contract, catalog: Catalog, premise: str, make: _Make
+) -> SearchStrategy[Workload]:
+    @st.composite
+    def build(draw: Draw[Any]) -> Workload:
+        world = World(contract, catalog, draw)
+        people = tenants(world, 2)
+        return Workload(people, tuple(make(world)), premise)
+
+    return build()
+
+
+def _chunks(operations: list[Operation]) -> Iterator[list[Operation]]:
+    for start in range(0, len(operations), _OPERATIONS_MAX):
+        yield operations[start : start + _OPERATIONS_MAX]
+
+
+def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every statement that the contract promises to a role, or does not, on tables without rows."""
+    tenant = ident(contract.tenancy.root, 1)
+    asked = [
+        Operation(Actor(role, tenant), (statement,))
+        for role in (*contract.roles, ANYBODY)
+        for relation in catalog.relations.values()
+        for statement in _asking(contract, relation, role)
+    ]
+    asked += [
+        Operation(Actor(role, tenant), (statement,))
+        for role in (*contract.application_roles, ANYBODY)
+        for statement in _taking(catalog)
+    ]
+    for chunk in _chunks(asked):
+        yield "", partial(_as_they_are, chunk)
+    for table in _tables(contract):
+        yield "", partial(_unpromised_inserts, table=table)
+
+
+def _tables(contract: Contract) -> tuple[str, ...]:
+    return (
+        *contract.tenancy.tables,
+        contract.tenancy.root,
+        *(t.table for t in contract.taxonomies),
+    )
+
+
+def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
+    del world
+    return operations
+
+
+def _taking(catalog: Catalog) -> Iterator[Statement]:
+    """Attempts at what belongs to somebody else."""
+    words = {"table": "table", "view": "view", "matview": "materialized view"}
+    for relation in catalog.relations.values():
+        yield Comment(relation.name, words[relation.kind])
+    for routine in catalog.routines:
+        yield Comment(routine.signature, "function")
+        if routine.is_trigger and routine.security_definer:
+            yield Attach(routine.signature)
+
+
+def _asking(contract: Contract, relation: Relation, role: str) -> Iterator[Statement]:
+    """Statements that need a privilege and no row."""
+    name = relation.name
+    yield Select(name)
+    if not contract.may(role, "select", name):
+        yield from (Select(name, columns=(column,)) for column in relation.columns)
+    if relation.kind == "matview":
+        return
+    if not contract.may(role, "update", name):
+        yield from (
+            Update(name, ((column.name, None),))
+            for column in relation.columns.values()
+            if not column.generated
+        )
+    if not contract.may(role, "delete", name):
+        yield Delete(name)
+    if relation.kind == "table" and not contract.may(role, "truncate", name):
+        yield Truncate(name)
+
+
+def _unpromised_inserts(world: World, table: str) -> list[Operation]:
+    """A lawful row, cut down to columns without which there is none, by unpromised roles."""
+    contract, tenant = world.contract, world.tenants[0]
+    *before, row = lawful(world, table, tenant)
+    columns = world.catalog.tables[table].columns
+    needed = {
+        c: v for c, v in row.values.items() if columns[c].not_null and not columns[c].has_default
+    }
+    return [
+        *(r.inserted() for r in before),
+        *(
+            inserting(Actor(role, tenant), table, needed)
+            for role in (*contract.roles, ANYBODY)
+            if not contract.may(role, "insert", table)
+        ),
+    ]
+
+
+def _columns(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every column of every table with each value at the edge of what is promised of it."""
+    for table in _tables(contract):
+        relation = catalog.tables.get(table)
+        columns = [] if relation is None else list(relation.columns.values())
+        for column in columns:
+            if not column.generated:
+                yield "", partial(_edges, table=table, column=column)
+
+
+def _edges(world: World, table: str, column: Column) -> list[Operation]:
+    tenant = world.tenants[0]
+    made: list[Operation] = []
+    for value in _edge_values(world.contract, world.catalog.tables[table], column):
+        total = value if _adds_up(world.contract, table, column) and isinstance(value, int) else 0
+        *before, row = lawful(world, table, tenant, min(max(total, 0), 2**31 - 1))
+        made += (r.inserted() for r in before)
+        made.append(row.inserted(**{column.name: value}))
+    for taxonomy in world.contract.taxonomies:
+        if (table, column.name) in taxonomy.used_by:
+            (code,) = lawful(world, taxonomy.table, "")
+            code.values[taxonomy.code] = "x" * _LONG
+            *before, row = lawful(world, table, tenant)
+            made += [code.inserted(), *(r.inserted() for r in before)]
+            made.append(row.inserted(**{column.name: "x" * _LONG}))
+    if identified(world.catalog, table) and column.name in world.catalog.tables[table].primary_key:
+        # The key of another row, of this tenant and of another one.
+        for owner in world.tenants:
+            *before, row = lawful(world, table, owner)
+            *before_second, second = lawful(world, table, tenant, 1)
+            made += [r.inserted() for r in (*before, row, *before_second)]
+            made.append(second.inserted(**{column.name: row.values[column.name]}))
+    *before, row = lawful(world, table, tenant)
+    without = {c: v for c, v in row.values.items() if c != column.name}
+    made += (r.inserted() for r in before)
+    made.append(inserting(row.actor, table, without))
+    return made
+
+
+def _adds_up(contract: Contract, table: str, column: Column) -> bool:
+    """Whether the column carries an amount of another table's."""
+    ledger = contract.ledger_of(table)
+    return any((s.table, s.amount) == (table, column.name) for s in contract.sums) or (
+        ledger is not None and ledger.amount == column.name
+    )
+
+
+def _edge_values(contract: Contract, relation: Relation, column: Column) -> list[Value]:
+    table = relation.name
+    domain = contract.domains.get((table, column.name))
+    values: list[Value] = [None]
+    if domain is not None and domain.one_of:
+        # What the schema lists is tried as well, whether or not it was promised.
+        listed = [str(v) for v in listed_values(relation, column) or ()]
+        return [*values, *dict.fromkeys((*domain.one_of, "no such value", *listed))]
+    if column.type in _RANGES:
+        size = _RANGES[column.type]
+        low = -size if domain is None or domain.min is None else int(domain.min)
+        high = size - 1 if domain is None or domain.max is None else int(domain.max)
+        values += [low, low - 1, high, high + 1]
+    elif column.type == "numeric":
+        low = 0 if domain is None or domain.min is None else int(domain.min)
+        high = 1 if domain is None or domain.max is None else int(domain.max)
+        unit = f"{'0' * max(column.scale - 1, 0)}1"
+        values += [str(low), str(high), f"{low}.{unit}", f"-{unit}" if low == 0 else str(low - 1)]
+        values += [f"-0.{unit}"] if low == 0 else []
+        values += [f"{high}.{unit}", str(high + 1)]
+    elif column.type in ("text", "character varying") and column.name not in _named(
+        contract, table
+    ):
+        length = column.length if column.length > 0 else _LONG
+        values += ["", " ", "x", "x" * length]
+        values += ["x" * (length + 1)] if column.length > 0 else []
+    elif column.type.startswith("timestamp"):
+        values.append("2024-03-01 00:00:00.123456+00")
+    elif column.type in ("json", "jsonb"):
+        values += [Json.of({}), Json.of([]), Json.of({"sku": 1})]
+    elif column.type == "boolean":
+        values += [False, True]
+    elif column.type == "uuid":
+        values.append(ident("nobody's", 1))
+    return values
+
+
+def _named(contract: Contract, table: str) -> set[str]:
+    return {c for c, _ in contract.references(table)}
+
+
+def _layers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every way to change a row that must stay, with each layer that protects it on its own."""
+    del catalog
+    for rule in contract.append_only:
+        for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
+            for role in contract.application_roles:
+                yield premise, partial(_attacks, table=rule.table, role=role)
+    root = contract.tenancy.root
+    for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
+        yield premise, partial(_attacks_on_root, table=root)
+
+
+def _attacks(world: World, table: str, role: str) -> list[Operation]:
+    tenant = world.tenants[0]
+    *before, row = lawful(world, table, tenant, 100)
+    relation = world.catalog.tables[table]
+    key = relation.primary_key
+    where = key_of(world, row)
+    statements: list[Statement] = []
+    for column in relation.columns.values():
+        if column.generated or column.name in key:
+            continue
+        value = _another(world, table, column, row.values.get(column.name))
+        statements.append(Update(table, ((column.name, value),), where))
+        changed = {**row.values, column.name: value}
+        names, values = tuple(changed), tuple(changed.values())
+        if column.name != world.contract.tenancy.column:
+            conflict = Conflict(key, updates=(column.name,))
+            statements.append(Insert(table, names, (values,), conflict))
+            if world.catalog.server_version >= 150000:
+                statements.append(Merge(table, names, values, key, (column.name,)))
+    statements += [Delete(table, where), Delete(table), Truncate(table, cascade=True)]
+    statements += [Truncate(table)]
+    return [
+        *(r.inserted() for r in before),
+        row.inserted(),
+        *(Operation(Actor(role, tenant), (s,)) for s in statements),
+    ]
+
+
+def _attacks_on_root(world: World, table: str) -> list[Operation]:
+    tenant = world.tenants[0]
+    made = [
+        r.inserted()
+        for rule in world.contract.append_only
+        for r in lawful(world, rule.table, tenant)
+    ]
+    key = world.id_column(table)
+    statements = (Delete(table, ((key, tenant),)), Truncate(table, cascade=True))
+    return made + [
+        Operation(Actor(role, tenant), (s,))
+        for role in world.contract.application_roles
+        for s in statements
+    ]
+
+
+def _another(world: World, table: str, column: Column, now: Value) -> Value:
+    """A value that the column takes and does not have."""
+    values = valid_choices(world.catalog.tables[table], column, world.contract)
+    others = [v for v in values if v != now]
+    if column.name == world.contract.tenancy.column:
+        return world.other(world.tenants[0])
+    return others[-1] if others else ident("another", 1) if column.type == "uuid" else None
+
+
+def _leaks(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every relation read by a tenant without rows of its own, while another one has some."""
+    yield "", partial(_readings, leaks=False)
+    for relation in catalog.relations.values():
+        if contract.tenancy.column in relation.columns:
+            yield "", partial(_readings, leaks=True, only=relation.name)
+
+
+def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
+    watched, watching = world.tenants
+    contract, catalog = world.contract, world.catalog
+    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, watched, 100)]
+    made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
+    for relation in catalog.relations.values():
+        for role in contract.application_roles:
+            if leaks and relation.name == only and contract.may(role, "select", relation.name):
+                made += [
+                    world.operation(role, watching, Select(relation.name, leak=column))
+                    for column in relation.columns
+                ]
+            elif not leaks:
+                settings = (watching, None, "", UNKNOWN_TENANT)
+                made += [world.operation(role, s, Select(relation.name)) for s in settings]
+    return made
+
+
+def _writes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Rows of one tenant written, changed and removed by a session for another one, or for none."""
+    del catalog
+    for table in contract.tenancy.tables:
+        for role in (*contract.application_roles, *sorted(contract.repair_roles)):
+            verbs = [v for v in ("insert", "update", "delete") if contract.may(role, v, table)]
+            if verbs:
+                yield "", partial(_intrusions, table=table, role=role, verbs=verbs)
+
+
+def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[Operation]:
+    owner, other = world.tenants
+    *before, row = lawful(world, table, owner, 100)
+    made = [*(r.inserted() for r in before), row.inserted()]
+    relation = world.catalog.tables[table]
+    where = key_of(world, row)
+    whose = world.contract.tenancy.column
+    for setting in (other, "", None, UNKNOWN_TENANT):
+        if "insert" in verbs:
+            *parents, another = lawful(world, table, owner, 100)
+            made += [*(r.inserted() for r in parents)]
+            made.append(inserting(Actor(role, setting), table, another.values))
+        if "update" in verbs:
+            # Whatever a row takes: the plainest values may be those it has.
+            for column in relation.columns.values():
+                if column.name not in (*relation.primary_key, whose) and not column.generated:
+                    value = _another(world, table, column, row.values.get(column.name))
+                    made.append(
+                        Operation(
+                            Actor(role, setting), (Update(table, ((column.name, value),), where),)
+                        )
+                    )
+                    break
+        if "delete" in verbs:
+            made.append(Operation(Actor(role, setting), (Delete(table, where),)))
+    if "update" in verbs:
+        made.append(Operation(Actor(role, owner), (Update(table, ((whose, other),), where),)))
+    return made
+
+
+def _permitted(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """What the contract promises a role, on a row of its own tenant."""
+    del catalog
+    for table in contract.tenancy.tables:
+        for role in (*contract.application_roles, *sorted(contract.repair_roles)):
+            if any(contract.may(role, v, table) for v in VERBS):
+                yield "", partial(_own, table=table, role=role)
+
+
+def _own(world: World, table: str, role: str) -> list[Operation]:
+    contract, tenant = world.contract, world.tenants[0]
+    relation = world.catalog.tables[table]
+    made: list[Operation] = []
+
+    def written() -> Assignments:
+        *before, row = lawful(world, table, tenant, 100)
+        made.extend(r.inserted() for r in before)
+        by_itself = contract.may(role, "insert", table)
+        made.append(inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
+        return key_of(world, row)
+
+    where = written()
+    actor = Actor(role, tenant)
+    by_key = any(i.table == table for i in contract.idempotency)
+    if contract.may(role, "insert", table) and identified(world.catalog, table) and not by_key:
+        # Alike in all but the key, and written at the same moment.
+        *before, row = lawful(world, table, tenant)
+        made.extend(r.inserted() for r in before)
+        twins = [
+            {**row.values, key: world.new_id(table)} for key in relation.primary_key for _ in "ab"
+        ]
+        rows = tuple(tuple(t.values()) for t in twins)
+        made.append(Operation(actor, (Insert(table, tuple(row.values), rows),)))
+    if contract.may(role, "select", table):
+        made += [Operation(actor, (Select(table),)), Operation(actor, (Select(table, where),))]
+    for column in relation.columns.values() if contract.may(role, "update", table) else ():
+        if column.generated or column.name in (*relation.primary_key, contract.tenancy.column):
+            continue
+        value = _another(world, table, column, None)
+        made.append(Operation(actor, (Update(table, ((column.name, value),), where),)))
+        if not column.not_null:
+            made.append(Operation(actor, (Update(table, ((column.name, None),), where),)))
+    if contract.may(role, "delete", table):
+        made += [Operation(actor, (Delete(table, written()),)), Operation(actor, (Delete(table),))]
+    return made
+
+
+def _documents(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Every key that names personal data, in every document that must not hold any."""
+    del catalog
+    for table, column in contract.pii.columns if contract.pii else ():
+        yield "", partial(_planted, table=table, column=column)
+
+
+def _planted(world: World, table: str, column: str) -> list[Operation]:
+    pii, tenant = world.contract.pii, world.tenants[0]
+    assert pii is not None
+    made: list[Operation] = []
+    words = [*pii.whole, *pii.last_words]
+    spelled = [w.replace(" ", "_") for w in words]
+    spelled += [w.title().replace(" ", "") for w in words]
+    spelled += [f"their_{w.replace(' ', '_')}" for w in pii.last_words]
+    documents: list[Any] = [{w: "x"} for w in spelled]
+    documents += [{"a": [{"b": {words[0]: None}}]}, [[{words[0]: 1}]]]
+    documents += [{w: "x"} for w in ("sku", "named", "emailed_at", "note")]
+    documents += [{"a": words[0]}, [words[0]]]
+    for document in documents:
+        *before, row = lawful(world, table, tenant)
+        made += [r.inserted() for r in before]
+        made.append(row.inserted(**{column: Json.of(document)}))
+    return made
+
+
+def _refreshes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """Materialized views refreshed and read, without rows and with many."""
+    del contract
+    for concurrently in (False, True) if catalog.materialized_views else ():
+        yield "", partial(_refreshed, concurrently=concurrently)
+
+
+def _refreshed(world: World, concurrently: bool) -> list[Operation]:
+    contract = world.contract
+    refreshes = [
+        world.maintenance(Refresh(v, concurrently)) for v in world.catalog.materialized_views
+    ]
+    reads = [
+        world.operation(role, tenant, Select(path.view))
+        for path in contract.read_paths
+        for role in contract.application_roles
+        if contract.may(role, "select", path.view)
+        for tenant in world.tenants
+    ]
+    made: list[Operation] = [*refreshes, *reads]
+    for _ in range(2):
+        for tenant in world.tenants:
+            for table in contract.tenancy.tables:
+                made += [r.inserted() for r in lawful(world, table, tenant, 100)]
+        made += [*refreshes, *reads]
+    return made
+
+
+def _truncations(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    """TRUNCATE by the role that repairs, of what it repairs."""
+    del catalog
+    for rule in contract.append_only:
+        if rule.repaired_by:
+            yield "", partial(_truncated, table=rule.table, role=rule.repaired_by)
+
+
+def _truncated(world: World, table: str, role: str) -> list[Operation]:
+    made = [
+        r.inserted()
+        for tenant in world.tenants
+        for rule in world.contract.append_only
+        for r in lawful(world, rule.table, tenant, 100)
+    ]
+    truncations = (Truncate(table), Truncate(table, cascade=True))
+    return [*made, *(Operation(Actor(role), (t,)) for t in truncations)]
+
+
+_SWEEPS: Mapping[str, _Sweep] = {
+    "privileges": _privileges,
+    "columns": _columns,
+    "documents": _documents,
+    "layers": _layers,
+    "erasures": rules.erasures,
+    "keys": rules.keys,
+    "leaks": _leaks,
+    "ledgers": rules.ledgers,
+    "sums": rules.sums,
+    "taxonomies": rules.taxonomies,
+    "truncations": _truncations,
+    "permitted": _permitted,
+    "refreshes": _refreshes,
+    "shadows": shadows,
+    "writes": _writes,
+}

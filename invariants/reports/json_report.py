@@ -1,0 +1,57 @@
+"""The JSON form of a report. What is in it is a promise to users: extend it, change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invariants.search.events import Found
+from invariants.search.run import Report
+
+FORMAT = 1
+
+
+def report_to_json(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values."""
+    return {
+        "format": FORMAT,
+        "server": {
+            "kind": report.server.kind,
+            "version": report.server.version,
+            "reason": report.server.reason,
+        },
+        "revision": report.revision,
+        "seed": report.seed,
+        "profile": report.profile,
+        "seconds": round(report.seconds, 3),
+        "invariants": [
+            {
+                "name": i.name,
+                "status": i.status,
+                "examples": i.examples,
+                "operations": i.operations,
+                "seconds": round(i.seconds, 3),
+                "error": i.error,
+                "examined": i.examined,
+                "note": i.note,
+                "counterexamples": [_found(f) for f in i.found],
+                "flaky": [{"signature": f.signature, "files": list(f.saved)} for f in i.flaky],
+            }
+            for i in report.invariants
+        ],
+        "coverage": report.coverage.to_json(),
+    }
+
+
+def _found(found: Found) -> dict[str, Any]:
+    made = found.counterexample
+    document = {
+        "signature": made.signature,
+        "summary": made.summary,
+        "operations": made.operations,
+        "sessions": made.sessions,
+        "json": str(found.saved.json) if found.saved else None,
+        "sql": str(found.saved.sql) if found.saved else None,
+    }
+    if found.saved and found.saved.spec:
+        document["spec"] = str(found.saved.spec)
+    return document

@@ -1,0 +1,281 @@
+"""What a run looks like in a terminal: a line that moves, findings as they come, then a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from invariants.search.events import (
+    Event,
+    Flaky,
+    Found,
+    InvariantFinished,
+    InvariantStarted,
+    Progress,
+)
+from invariants.search.run import Replayed, Report
+
+if TYPE_CHECKING:
+    from invariants.gate.release import Gate
+    from invariants.mutants.hunt import Outcome
+    from invariants.mutants.score import Score
+
+_MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
+# The contract says nothing that such an invariant could check.
+_NO_RULE = ("no rule", "dim")
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class Terminal:
+    """A listener that writes for people: findings to standard output, progress to standard error.
+
+    `quiet` leaves out progress and stories and keeps the verdicts; `brief` leaves out findings,
+    which a report tells later. `aside` writes all of it to standard error. Colour and the moving
+    line appear only where the stream is a terminal.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        brief: bool = False,
+        aside: bool = False,
+        schema_arguments: str = "",
+    ) -> None:
+        self.brief = brief
+        self.quiet, self.schema_arguments = quiet, schema_arguments
+        self.out = Console(stderr=aside, highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._status = self.err.status("") if self.err.is_terminal and not quiet else None
+        self._told = 0.0
+        self._begun = 0.0
+        self._statuses: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._still()
+
+    def say(self, line: str) -> None:
+        """A remark on the way."""
+        if not self.quiet:
+            self.err.print(line, style="dim", markup=False)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case InvariantStarted(name):
+                self._told = 0.0
+                if self._status:
+                    self._status.update(Text(f"{name}: starting"))
+                    self._status.start()
+            case Progress():
+                self._progress(event)
+            case Found():
+                self._found(event)
+            case Flaky():
+                self._still()
+                self.out.print(
+                    f"FLAKY {event.signature}: failed once, not again on a fresh database",
+                    style="yellow",
+                    markup=False,
+                )
+                if not self.quiet:
+                    self.out.print(event.text, markup=False)
+            case InvariantFinished():
+                self._still()
+                self._finished(event)
+
+    def verdict(self, report: Report) -> None:
+        """The table at the end, and one line that says it all."""
+        table = Table(box=None, pad_edge=False)
+        for column in (
+            "invariant",
+            "verdict",
+            "causes",
+            "examples",
+            "operations",
+            "op/s",
+            "seconds",
+        ):
+            table.add_column(
+                column, justify="left" if column in ("invariant", "verdict") else "right"
+            )
+        for i in report.invariants:
+            word, colour = _NO_RULE if i.note else _MARKS[i.status]
+            table.add_row(
+                i.name,
+                Text(word, colour),
+                str(len(i.found)),
+                f"{i.examples:,}",
+                f"{i.operations:,}",
+                f"{i.operations / max(i.seconds, 0.001):,.0f}",
+                f"{i.seconds:.1f}",
+            )
+        self.out.print()
+        self.out.print(table)
+        violated = [i for i in report.invariants if i.status == "violated"]
+        errors = [i for i in report.invariants if i.status == "error"]
+        seconds = f"{report.seconds:.0f} s"
+        where = (
+            f"revision {report.revision}, PostgreSQL {report.server.version}, seed {report.seed}"
+        )
+        if violated:
+            causes = sum(len(i.found) for i in violated)
+            line = (
+                f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
+            )
+            self.out.print(f"\n{line} ({where}, {seconds})", style="bold red", markup=False)
+        elif errors:
+            self.out.print(
+                f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow"
+            )
+        else:
+            judged = [i for i in report.invariants if not i.note]
+            self.out.print(
+                f"\nall {len(judged)} invariants held ({where}, {seconds})",
+                style="bold green",
+            )
+        if not self.quiet:
+            for told in report.coverage.lines:
+                self.out.print(told, markup=False)
+
+    def replayed(self, outcome: Replayed) -> None:
+        """What came of one replay."""
+        word, colour = ("fails", "bold red") if outcome.fails else ("holds", "green")
+        self.out.print(
+            Text(word, style=colour).append(f"  {outcome.kept.path}", style="not bold default")
+        )
+        if outcome.fails and not self.quiet:
+            self.out.print(outcome.text, markup=False)
+
+    def gated(self, gate: Gate, folder: Path) -> None:
+        """The gate's verdict, so that it fits on one screen."""
+        # Here, because a run has no use for it.
+        from invariants.reports.gate import screen
+
+        head, *rest = screen(gate)
+        style = {0: "bold green", 1: "bold red"}.get(gate.exit_status, "bold yellow")
+        self.out.print(head, style=style, markup=False)
+        if not self.quiet:
+            for line in (*rest, "", f"report: {folder}/gate.md, gate.json, gate.xml"):
+                self.out.print(line, markup=False)
+
+    def hunted(self, outcome: Outcome, done: int, total: int, *, verbose: bool = False) -> None:
+        """One mutant is decided; survivors are told at once."""
+        self._begun = self._begun or time.monotonic() - outcome.seconds
+        seconds = time.monotonic() - self._begun
+        self._statuses[outcome.status] = self._statuses.get(outcome.status, 0) + 1
+        told = ", ".join(f"{n:,} {word}" for word, n in sorted(self._statuses.items()))
+        left = seconds / done * (total - done)
+        line = f"{done:,} of {total:,} mutants: {told}, {left:.0f} s left"
+        loud = outcome.status in ("survived", "error")
+        if (loud or verbose) and not self.quiet:
+            self._still()
+            by = f" by {outcome.kill.invariant}" if outcome.kill else ""
+            self.out.print(
+                f"{outcome.status}{by}  {outcome.mutant.name}  "
+                f"{outcome.examples:,} examples, {outcome.seconds:.1f} s",
+                style="red" if loud else None,
+                markup=False,
+            )
+        if self._status:
+            self._status.update(Text(line))
+            self._status.start()
+            if done == total:
+                self._still()
+        elif not self.quiet and seconds - self._told >= _PLAIN_EVERY_SECONDS:
+            self._told = seconds
+            self.err.print(line, markup=False)
+
+    def scored(self, score: Score, file: Path) -> None:
+        """The score: what was not noticed, then which invariant kills what, then one line."""
+        from invariants.mutants.report import matrix, survivors, verdict
+
+        self._still()
+        for line in survivors(score):
+            self.out.print(line, style="bold red", markup=False)
+        if not self.quiet:
+            self.out.print()
+            self.table(*matrix(score))
+            self.out.print(f"\nevery mutant: {file}", markup=False)
+        where = f"revision {score.revision}, PostgreSQL {score.server.version}, seed {score.seed}"
+        self.out.print(
+            f"\n{verdict(score)} ({where}, {score.seconds:.0f} s, half of the kills within "
+            f"{score.fuzzing_median:.1f} s)",
+            style="bold green" if score.exit_status == 0 else "bold red",
+            markup=False,
+        )
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table, however wide; every column but the first holds numbers."""
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            cells = [
+                c.rjust(w) if n else c.ljust(w)
+                for n, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.out.print("  ".join(cells).rstrip(), markup=False)
+
+    def _progress(self, event: Progress) -> None:
+        rate = event.operations / event.seconds if event.seconds else 0
+        left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
+        line = (
+            f"{event.name}: {event.examples:,} examples, {event.operations:,} operations, "
+            f"{rate:,.0f}/s{left}" + (", reducing" if event.doing == "reducing" else "")
+        )
+        if self._status:
+            self._status.update(Text(line))
+        elif not self.quiet and event.seconds - self._told >= _PLAIN_EVERY_SECONDS:
+            self._told = event.seconds
+            self.err.print(line, markup=False)
+
+    def _found(self, event: Found) -> None:
+        if self.brief:
+            return
+        self._still()
+        made = event.counterexample
+        self.out.print()
+        self.out.print(f"VIOLATED {made.signature}", style="bold red", markup=False)
+        if self.quiet:
+            return
+        self.out.print(made.text, markup=False)
+        if event.saved:
+            commands = event.saved.replay_commands(self.schema_arguments)
+            for word, command in zip_longest(("Replay",), commands, fillvalue=""):
+                self.out.print(f"{word:<9} {command}", style="cyan", markup=False)
+        if self._status:
+            self._status.start()
+
+    def _finished(self, event: InvariantFinished) -> None:
+        if self.brief and self.quiet:
+            return
+        word, colour = _NO_RULE if event.note else _MARKS[event.status]
+        line = Text(f"{event.name}: ").append(word, style=colour)
+        if event.found:
+            line.append(f", {len(event.found)} causes")
+        if remark := event.error or event.note:
+            line.append(f": {remark}")
+        if not (self.quiet or self.brief):
+            self.out.print()
+        self.out.print(line)
+
+    def _still(self) -> None:
+        if self._status:
+            self._status.stop()
+        sys.stderr.flush()

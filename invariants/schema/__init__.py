@@ -1,0 +1,1 @@
+"""Where a schema comes from, and what its catalog says. Knows of no contract."""

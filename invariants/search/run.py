@@ -1,0 +1,194 @@
+"""A whole run: open the schema, search invariant after invariant, say what came of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from invariants.checks import INVARIANTS, Invariant, chosen
+from invariants.contract.contract import Contract, load
+from invariants.counterexamples.files import Kept, counterexample, ensure_writable
+from invariants.coverage.met import Coverage
+from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
+from invariants.options import RunOptions, SchemaOptions
+from invariants.schema.chain import Migrations
+from invariants.search.events import InvariantFinished, Listener
+from invariants.search.explorer import Explorer, Search
+from invariants.search.judge import Judge, by_signature
+from invariants.servers.base import ServerInfo
+from invariants.servers.environment import Environment, open_environment
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run."""
+
+    server: ServerInfo
+    revision: str
+    seed: int
+    profile: str
+    seconds: float
+    invariants: tuple[InvariantFinished, ...]
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What all searches together met."""
+        return Coverage.merged(i.coverage for i in self.invariants)
+
+    @property
+    def fault(self) -> str | None:
+        """What went wrong with the server or the disk, if the run ended early."""
+        return next((i.fault for i in self.invariants if i.fault), None)
+
+    @property
+    def exit_status(self) -> int:
+        """1 when an invariant was violated, 3 when one could not be judged, else 0.
+
+        After a fault of the server it is 3 all the same: what was found before is in the report.
+        """
+        statuses = {i.status for i in self.invariants}
+        if self.fault:
+            return EXIT_INFRASTRUCTURE
+        if "violated" in statuses:
+            return EXIT_VIOLATED
+        return EXIT_INFRASTRUCTURE if "error" in statuses else EXIT_HELD
+
+
+def new_seed() -> int:
+    """A seed short enough to type."""
+    return secrets.randbelow(10**9)
+
+
+def migrations(options: SchemaOptions, contract: Contract) -> Migrations:
+    """The migrations to run, names of the contract resolved."""
+    return Migrations(
+        options.alembic_config, contract.revisions.get(options.revision, options.revision)
+    )
+
+
+@contextmanager
+def schema(options: SchemaOptions, say: Say) -> Iterator[tuple[Environment, Contract]]:
+    """The migrated schema and its contract; everything is stopped and dropped at the end."""
+    contract = load(options.contract)
+    for patch in options.apply_sql:
+        if not patch.is_file():
+            raise UsageError(f"--apply-sql {patch}: no such file; name an SQL script")
+    with open_environment(
+        options.server, migrations(options, contract), patches=options.apply_sql, say=say
+    ) as environment:
+        yield environment, contract
+
+
+def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
+    """How one invariant is searched under these options."""
+    return Search(
+        seed=seed,
+        examples=options.examples,
+        seconds=seconds,
+        artifacts=options.artifacts,
+        failed=failed_before(),
+        retry=options.seed is None,
+        further_seeds=options.fixed_seeds,
+        sessions=options.at_once,
+    )
+
+
+def failed_before() -> Path:
+    """Where counterexamples are kept from run to run: what failed before is tried first."""
+    return Path(os.environ.get("INVARIANTS_FAILED", ".invariants/failed"))
+
+
+def run(options: RunOptions, listener: Listener, say: Say) -> Report:
+    """Search all chosen invariants. Raises `UsageError` and `InfrastructureError`."""
+    started = time.monotonic()
+    invariants = chosen(options.invariants)
+    ensure_writable(options.artifacts)
+    seed = new_seed() if options.seed is None else options.seed
+    with schema(options, say) as (environment, contract):
+        say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
+        finished = tuple(search_all(invariants, options, seed, environment, contract, listener))
+        return Report(
+            environment.server,
+            environment.revision,
+            seed,
+            options.profile,
+            time.monotonic() - started,
+            finished,
+        )
+
+
+def search_all(
+    invariants: Sequence[Invariant],
+    options: RunOptions,
+    seed: int,
+    environment: Environment,
+    contract: Contract,
+    listener: Listener,
+) -> Iterator[InvariantFinished]:
+    """Search invariants, one after the other, within the budget of the options."""
+    explorer = Explorer(environment, contract, listener)
+    try:
+        searching = time.monotonic()
+        fault = None
+        for position, invariant in enumerate(invariants):
+            if fault:
+                yield unsearched(invariant, fault, listener)
+                continue
+            # What one invariant leaves of its share, the next ones have.
+            left = options.seconds - (time.monotonic() - searching)
+            share = left * invariant.share / sum(i.share for i in invariants[position:])
+            finished = explorer.explore(invariant, search_for(options, seed, max(1.0, share)))
+            fault = finished.fault
+            yield finished
+    finally:
+        explorer.close()
+
+
+def unsearched(invariant: Invariant, fault: str, listener: Listener) -> InvariantFinished:
+    """The result for an invariant that a fault left no chance to search."""
+    finished = InvariantFinished(
+        invariant.name, "error", 0, 0, 0.0, (), error="not searched", fault=fault
+    )
+    listener(finished)
+    return finished
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Whether a kept counterexample still fails, told as it happened now."""
+
+    kept: Kept
+    fails: bool
+    text: str
+
+
+def replay(
+    kept: Sequence[Kept], environment: Environment, contract: Contract
+) -> Iterator[Replayed]:
+    """Execute kept counterexamples, each on databases without a past.
+
+    One fails when it violates its invariant, whether in the way it did when it was found or not.
+    """
+    for one in kept:
+        invariant = INVARIANTS.get(one.invariant)
+        if invariant is None:
+            raise UsageError(
+                f"{one.path}: invariant {one.invariant!r} is not known to this version"
+            )
+        with Judge(environment, contract) as judge:
+            case, violations = judge.violations(invariant, one.workload)
+            found = by_signature(violations)
+            if not found:
+                yield Replayed(one, False, "")
+            else:
+                # Another one, if need be: a guard may have another name by now and the same hole.
+                violation = found.get(one.signature) or next(iter(found.values()))
+                yield Replayed(one, True, counterexample(case, violation).text)

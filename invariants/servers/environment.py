@@ -1,0 +1,251 @@
+"""The one thing the engine uses: a migrated template, and as many fresh clones of it as wanted."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from invariants.errors import InfrastructureError, server_lost
+from invariants.schema.chain import Lineage, Migrations, fingerprint, lineage, upgrade
+from invariants.servers.base import (
+    Content,
+    Server,
+    ServerInfo,
+    connect,
+    database_message,
+    drop_database,
+    is_gone,
+)
+from invariants.servers.choose import open_server
+from invariants.servers.clone import clone_database
+from invariants.servers.patches import apply_patch
+
+HANDLE_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A database of one's own with the migrated schema. `conninfo` is a superuser's."""
+
+    name: str
+    # Not shown: it may hold a password.
+    conninfo: str = field(repr=False)
+    _environment: Environment = field(repr=False, compare=False)
+
+    def drop(self) -> None:
+        """Drop the database, whoever is connected to it; again is no error."""
+        self._environment._drop(self.name)
+
+
+class Environment:
+    """A server with a migrated, patched template. Close it, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        server: ServerInfo,
+        lineage: Lineage,
+        conninfo: str,
+        template: str,
+        prefix: str,
+        owned: Server | None,
+        changes: Sequence[str] = (),
+    ) -> None:
+        self.server = server
+        self.lineage = lineage
+        self._conninfo = conninfo
+        self._template = template
+        self._prefix = prefix
+        self._owned = owned
+        self._changes = tuple(changes)
+        self._admin: psycopg.Connection | None = None
+        self._lock = threading.Lock()
+        self._scratches: set[str] = set()
+        self._closed = False
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    @classmethod
+    def attach(cls, handle: dict[str, str], changes: Sequence[str] = ()) -> Environment:
+        """Use another environment, of this process or not, which must stay open.
+
+        Closing drops only what is ours. `changes` are SQL statements that alter every scratch
+        database, run by the superuser; what they do to roles is the caller's to put back.
+        """
+        if handle.get("format") != HANDLE_FORMAT:
+            raise InfrastructureError("the environment's handle is of another version of this tool")
+        return cls(
+            ServerInfo(handle["kind"], handle["version"], handle["reason"]),
+            Lineage(tuple(handle["applied"].split()), tuple(handle["known"].split())),
+            handle["conninfo"],
+            handle["template"],
+            handle["prefix"],
+            owned=None,
+            changes=changes,
+        )
+
+    def handle(self) -> dict[str, str]:
+        """Return what `attach` needs in another process. It holds the server's credentials."""
+        return {
+            "format": HANDLE_FORMAT,
+            "kind": self.server.kind,
+            "version": self.server.version,
+            "reason": self.server.reason,
+            "applied": " ".join(self.lineage.applied),
+            "known": " ".join(self.lineage.known),
+            "conninfo": self._conninfo,
+            "template": self._template,
+            "prefix": self._prefix,
+        }
+
+    @property
+    def revision(self) -> str:
+        """The revision the template was migrated to."""
+        return self.lineage.applied[-1]
+
+    def scratch(self) -> Scratch:
+        """Clone the template, altered if so asked. Raises InfrastructureError when that fails."""
+        name = f"{self._prefix}s{secrets.token_hex(5)}"
+        with self._lock:
+            if self._closed:
+                raise InfrastructureError("the environment is closed; open another")
+            self._scratches.add(name)
+            try:
+                if self._admin is None or self._admin.closed:
+                    self._admin = connect(self._conninfo)
+                clone_database(self._admin, name, self._template)
+            except psycopg.Error as error:
+                if is_gone(error):
+                    raise server_lost(str(error)) from error
+                raise InfrastructureError(
+                    f"cannot create a scratch database: {database_message(error)}"
+                ) from error
+        made = Scratch(name, make_conninfo(self._conninfo, dbname=name), self)
+        if self._changes:
+            try:
+                with connect(made.conninfo) as altering:
+                    for change in self._changes:
+                        altering.execute(change.encode())
+            except psycopg.Error as error:
+                made.drop()
+                raise InfrastructureError(
+                    f"cannot alter a scratch database: {database_message(error)}"
+                ) from error
+        return made
+
+    def close(self) -> None:
+        """Drop what we created and stop what we started; again is no error."""
+        atexit.unregister(self.close)
+        if os.getpid() != self._pid:  # a forked child: all of it is its parent's
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            if self._owned is None or self._owned.outlives_us:
+                self._drop_all()
+        finally:
+            try:
+                if self._admin is not None:
+                    self._admin.close()
+            finally:
+                if self._owned is not None:
+                    self._owned.close()
+
+    def __enter__(self) -> Environment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drop(self, name: str) -> None:
+        with self._lock:
+            if self._closed or name not in self._scratches:
+                return
+            try:
+                if self._admin is None or self._admin.closed:
+                    self._admin = connect(self._conninfo)
+                drop_database(self._admin, name)
+            except psycopg.Error as error:
+                raise InfrastructureError(
+                    f"cannot drop the scratch database {name}: {database_message(error)}"
+                ) from error
+            self._scratches.discard(name)
+
+    def _drop_all(self) -> None:
+        """Drop our scratch databases; a server that is gone has none."""
+        try:
+            if self._scratches and (self._admin is None or self._admin.closed):
+                self._admin = connect(self._conninfo)
+            for name in sorted(self._scratches):
+                assert self._admin is not None
+                drop_database(self._admin, name)
+                self._scratches.discard(name)
+        except (psycopg.Error, InfrastructureError):
+            return
+
+
+def open_environment(
+    spec: str,
+    migrations: Migrations,
+    *,
+    patches: Sequence[Path] = (),
+    say: Callable[[str], None] | None = None,
+    cache: bool = True,
+) -> Environment:
+    """Open the server `spec` names, with the migrated and patched template in it.
+
+    `spec` is auto, container[:TAG], embedded[:MAJOR] or a URL. `patches` are SQL files run on the
+    template as the superuser; they are never cached. `say` gets one line per thing worth knowing,
+    among them which server was taken and why; standard error by default. `cache=False` migrates
+    from an empty cluster and keeps nothing. Raises UsageError and InfrastructureError; either way
+    nothing is left behind.
+    """
+    tell = say or _say
+    chain = lineage(migrations)
+    pinned = Migrations(migrations.config, chain.applied[-1])
+    content = Content(fingerprint(pinned), lambda conninfo: upgrade(conninfo, pinned))
+    server = open_server(spec, content, say=tell, cache=cache)
+    try:
+        tell(f"server: {server.info}")
+        template = make_conninfo(server.conninfo, dbname=server.template)
+        for patch in patches:
+            apply_patch(template, Path(patch))
+        with connect(server.conninfo) as connection:
+            # Nobody can be connected to the template while it is cloned, autovacuum included.
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(
+                    sql.Identifier(server.template)
+                )
+            )
+        return Environment(
+            server.info, chain, server.conninfo, server.template, server.prefix, owned=server
+        )
+    except psycopg.Error as error:
+        server.close()
+        raise InfrastructureError(
+            f"preparing the template failed: {database_message(error)}"
+        ) from error
+    except BaseException:
+        server.close()
+        raise
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

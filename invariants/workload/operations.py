@@ -1,0 +1,495 @@
+"""Operations as data: what a client does, without a word about how it is sent or what came of it.
+
+A workload can be printed, saved, compared, cut down, sent twice and projected onto one tenant. Ids
+are chosen by the client, so that no operation needs the answer of an earlier one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Self, get_args
+
+OPERATOR = ""
+"""The role of whoever maintains the database: the superuser session itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A JSON document as a value of a json or jsonb column, kept as canonical text."""
+
+    text: str
+
+    @classmethod
+    def of(cls, document: Any) -> Self:
+        """Keep `document` with sorted keys, so that equal documents are equal values."""
+        return cls(json.dumps(document, sort_keys=True, separators=(",", ":")))
+
+    @property
+    def document(self) -> Any:
+        """The document itself."""
+        return json.loads(self.text)
+
+
+Value = None | bool | int | str | Json
+Row = tuple[Value, ...]
+Assignments = tuple[tuple[str, Value], ...]
+
+
+@lru_cache(maxsize=100_000)
+def ident(kind: str, number: int) -> str:
+    """The `number`th id of a kind: a valid version 4 UUID, the same in every run."""
+    tag = hashlib.blake2s(kind.encode(), digest_size=4).hexdigest()
+    return f"{tag}-0000-4000-8000-{number:012x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who sends an operation: a role, and the tenant setting of its session.
+
+    `tenant` None means that the setting was never made; any text is sent as it is.
+    """
+
+    role: str
+    tenant: str | None = None
+
+    @property
+    def lacks_setting(self) -> bool:
+        """Whether it needs a session that never said for whom it acts: that cannot be unset."""
+        return self.tenant is None and self.role != OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """ON CONFLICT: do nothing without `updates`, else set those columns to the new row's values."""
+
+    target: tuple[str, ...] = ()
+    where: str = ""
+    updates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """INSERT of one or more rows."""
+
+    kind: ClassVar[str] = "insert"
+    relation: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    conflict: Conflict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """UPDATE of the rows whose columns equal `where` (all rows when empty)."""
+
+    kind: ClassVar[str] = "update"
+    relation: str
+    assign: Assignments
+    where: Assignments = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """DELETE of the rows whose columns equal `where` (all rows when empty)."""
+
+    kind: ClassVar[str] = "delete"
+    relation: str
+    where: Assignments = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """SELECT of the rows whose columns equal `where` (all rows when empty).
+
+    `columns` are those that are read, all when empty. With `leak` the condition reads that column
+    in a way that fails, so that the error tells what is in a row that the condition got to see.
+    """
+
+    kind: ClassVar[str] = "select"
+    relation: str
+    where: Assignments = ()
+    columns: tuple[str, ...] = ()
+    leak: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """TRUNCATE of one table."""
+
+    kind: ClassVar[str] = "truncate"
+    relation: str
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """MERGE of one row: update `updates` where `on` matches, else insert the row."""
+
+    kind: ClassVar[str] = "merge"
+    relation: str
+    columns: tuple[str, ...]
+    row: Row
+    on: tuple[str, ...]
+    updates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """COPY .. FROM STDIN of one or more rows."""
+
+    kind: ClassVar[str] = "copy"
+    relation: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """REFRESH MATERIALIZED VIEW."""
+
+    kind: ClassVar[str] = "refresh"
+    relation: str
+    concurrently: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """SELECT from a function without arguments."""
+
+    kind: ClassVar[str] = "call"
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """COMMENT on a relation or function, which only who owns it may do: an attempt to take it.
+
+    `target` is SQL's word for what it is; a function goes by its name and argument types.
+    """
+
+    kind: ClassVar[str] = "comment"
+    relation: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """CREATE TRIGGER with the function `relation` on a table of one's own: an attempt to run it.
+
+    A function that runs as its owner would then do so for whoever owns that table.
+    """
+
+    kind: ClassVar[str] = "attach"
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A temporary type or view of the name of `relation`, which goes with its schema.
+
+    Who looks for the name without the schema, and among temporary objects first, runs code of the
+    actor's. That code refuses with `RUNS_AS_ANOTHER` where it does not run as the actor. `target`
+    says what `relation` is: `type` or `relation`.
+    """
+
+    kind: ClassVar[str] = "shadow"
+    relation: str
+    target: str
+
+
+RUNS_AS_ANOTHER = "RUNAS"
+"""The SQLSTATE of a `Shadow` that is run by somebody else than who made it."""
+
+_KINDS = (
+    Insert,
+    Update,
+    Delete,
+    Select,
+    Truncate,
+    Merge,
+    Copy,
+    Refresh,
+    Call,
+    Comment,
+    Attach,
+    Shadow,
+)
+Statement = (
+    Insert
+    | Update
+    | Delete
+    | Select
+    | Truncate
+    | Merge
+    | Copy
+    | Refresh
+    | Call
+    | Comment
+    | Attach
+    | Shadow
+)
+STATEMENTS: Mapping[str, type[Statement]] = {c.kind: c for c in _KINDS}
+READS = (Select,)
+
+
+def inserted(statement: Statement) -> tuple[dict[str, Value], ...]:
+    """The rows that an INSERT, COPY or MERGE brings, by column; none for other statements."""
+    match statement:
+        case Insert(_, columns, rows) | Copy(_, columns, rows):
+            return tuple(dict(zip(columns, row, strict=True)) for row in rows)
+        case Merge(_, columns, row):
+            return (dict(zip(columns, row, strict=True)),)
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One client transaction: an actor and the statements it sends.
+
+    Operations with the same `delivery` number carry the same message: the client sends it again.
+    """
+
+    actor: Actor
+    statements: tuple[Statement, ...]
+    delivery: int | None = None
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether no statement can change a row."""
+        return all(isinstance(s, READS) for s in self.statements)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a statement tries to learn what it must not see from an error.
+
+        Its session turns index scans off, as anybody may: with them the row would be looked for
+        by its tenant before the condition is evaluated.
+        """
+        return any(isinstance(s, Select) and s.leak for s in self.statements)
+
+    @property
+    def shadows(self) -> bool:
+        """Whether it makes temporary objects in the place of others.
+
+        It has a session of its own, which ends with it: functions keep, for as long as a session
+        lasts, the types that they found when they were first called in it.
+        """
+        return any(isinstance(s, Shadow) for s in self.statements)
+
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An operation in a session of its own: BEGIN, its statements, COMMIT or ROLLBACK.
+
+    It is sent in turns: one for each statement (the first with BEGIN), and two at its end. With the
+    first of these its deferred constraints are checked, so that nothing waits in the second, which
+    ends it; what another session does in between is what it may do while a COMMIT is under way.
+    """
+
+    operation: Operation
+    isolation: Isolation = "read committed"
+    commits: bool = True
+
+    @property
+    def turns(self) -> int:
+        """How often the session must be given its turn until the transaction is over."""
+        return len(self.operation.statements) + (2 if self.checked else 1)
+
+    @property
+    def checked(self) -> bool:
+        """Whether deferred constraints are checked in a turn of their own."""
+        return self.commits and not self.operation.reads_only
+
+
+Session = tuple[Transaction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant that exists before the first operation: the row of the tenancy's root table."""
+
+    id: str
+    columns: tuple[str, ...] = ()
+    row: Row = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Tenants, the operations sent one after the other, then sessions that go on side by side.
+
+    `premise` names the altered schema it runs on (`checks.premises`), empty for the schema
+    as migrated. `schedule` says which session has the next turn, by its position. A turn of one
+    that waits or is done is passed over; when the schedule is used up, each session in order goes
+    on as far as it gets.
+    """
+
+    tenants: tuple[Tenant, ...]
+    operations: tuple[Operation, ...]
+    premise: str = ""
+    sessions: tuple[Session, ...] = ()
+    schedule: tuple[int, ...] = ()
+
+    @property
+    def all_operations(self) -> tuple[Operation, ...]:
+        """The operations, then those of the sessions, one session after the other."""
+        return (*self.operations, *(t.operation for s in self.sessions for t in s))
+
+    def without_others(self, tenant: str) -> Workload:
+        """The same world without the operations of other tenants.
+
+        What has no tenant (maintenance, sessions without a valid setting) stays.
+        """
+        others = {t.id for t in self.tenants} - {tenant}
+        kept = tuple(o for o in self.operations if o.actor.tenant not in others)
+        return replace(self, operations=kept)
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """To and from plain JSON values; field names are the format, so renaming one breaks files."""
+
+    types: Mapping[str, type[Statement]] = field(default_factory=lambda: STATEMENTS)
+
+    def value(self, value: Value) -> Any:
+        return {"json": value.document} if isinstance(value, Json) else value
+
+    def unvalue(self, value: Any) -> Value:
+        if isinstance(value, dict):
+            return Json.of(value["json"])
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        raise ValueError(f"{value!r} is not a value of a column")
+
+    def statement(self, statement: Statement) -> dict[str, Any]:
+        out: dict[str, Any] = {"kind": statement.kind}
+        for f in fields(statement):
+            value = getattr(statement, f.name)
+            if f.name == "rows":
+                out["rows"] = [[self.value(v) for v in row] for row in value]
+            elif f.name == "row":
+                out["row"] = [self.value(v) for v in value]
+            elif f.name in ("where", "assign"):
+                out[f.name] = {c: self.value(v) for c, v in value}
+            elif isinstance(value, Conflict):
+                out[f.name] = {k.name: _plain(getattr(value, k.name)) for k in fields(value)}
+            else:
+                out[f.name] = _plain(value)
+        return out
+
+    def unstatement(self, data: dict[str, Any]) -> Statement:
+        cls = self.types[data["kind"]]
+        args: dict[str, Any] = {}
+        for name, value in data.items():
+            if name == "kind":
+                continue
+            if name == "rows":
+                args[name] = tuple(tuple(self.unvalue(v) for v in row) for row in value)
+            elif name == "row":
+                args[name] = tuple(self.unvalue(v) for v in value)
+            elif name in ("where", "assign"):
+                args[name] = tuple((c, self.unvalue(v)) for c, v in value.items())
+            elif name == "conflict":
+                args[name] = (
+                    None if value is None else Conflict(**{k: _frozen(v) for k, v in value.items()})
+                )
+            else:
+                args[name] = _frozen(value)
+        return cls(**args)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_CODEC = _Codec()
+
+
+def workload_to_json(workload: Workload) -> dict[str, Any]:
+    """The workload as plain JSON values; `workload_from_json` reads it back unchanged.
+
+    `sessions` and `schedule` are there only if it has sessions.
+    """
+    document: dict[str, Any] = {
+        "premise": workload.premise,
+        "tenants": [
+            {"id": t.id, "row": {c: _CODEC.value(v) for c, v in zip(t.columns, t.row, strict=True)}}
+            for t in workload.tenants
+        ],
+        "operations": [_operation_to_json(o) for o in workload.operations],
+    }
+    if workload.sessions:
+        document["sessions"] = [
+            [
+                {
+                    "isolation": t.isolation,
+                    "end": "commit" if t.commits else "rollback",
+                    **_operation_to_json(t.operation),
+                }
+                for t in session
+            ]
+            for session in workload.sessions
+        ]
+        document["schedule"] = list(workload.schedule)
+    return document
+
+
+def _operation_to_json(operation: Operation) -> dict[str, Any]:
+    return {
+        "role": operation.actor.role,
+        "tenant": operation.actor.tenant,
+        "delivery": operation.delivery,
+        "statements": [_CODEC.statement(s) for s in operation.statements],
+    }
+
+
+def workload_from_json(data: dict[str, Any]) -> Workload:
+    """Read what `workload_to_json` wrote; ValueError, KeyError or TypeError when it is not that."""
+    return Workload(
+        premise=data["premise"],
+        tenants=tuple(
+            Tenant(t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values()))
+            for t in data["tenants"]
+        ),
+        operations=tuple(_operation_from_json(o) for o in data["operations"]),
+        sessions=tuple(tuple(map(_transaction_from_json, s)) for s in data.get("sessions", ())),
+        schedule=_schedule_from_json(data),
+    )
+
+
+def _operation_from_json(data: dict[str, Any]) -> Operation:
+    return Operation(
+        Actor(data["role"], data["tenant"]),
+        tuple(_CODEC.unstatement(s) for s in data["statements"]),
+        data["delivery"],
+    )
+
+
+def _transaction_from_json(data: dict[str, Any]) -> Transaction:
+    if data["isolation"] not in ISOLATIONS or data["end"] not in ("commit", "rollback"):
+        raise ValueError(f"no transaction is {data['isolation']!r} and ends in {data['end']!r}")
+    operation = _operation_from_json(data)
+    for statement in operation.statements:
+        # The one cannot be sent in turns, the other keeps the rows from being read meanwhile.
+        if isinstance(statement, Copy | Truncate):
+            raise ValueError(f"{statement.kind.upper()} is not sent in a session beside others")
+    return Transaction(operation, data["isolation"], data["end"] == "commit")
+
+
+def _schedule_from_json(data: dict[str, Any]) -> tuple[int, ...]:
+    schedule = tuple(data.get("schedule", ()))
+    for session in schedule:
+        if type(session) is not int or not 0 <= session < len(data["sessions"]):
+            raise ValueError(f"the schedule names session {session!r}, which is not there")
+    return schedule

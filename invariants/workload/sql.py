@@ -1,0 +1,360 @@
+"""Statements as SQL: with parameters for the server, with literals for people and for psql."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from psycopg import sql as pgsql
+
+from invariants.workload.operations import (
+    OPERATOR,
+    RUNS_AS_ANOTHER,
+    Assignments,
+    Attach,
+    Call,
+    Comment,
+    Conflict,
+    Copy,
+    Delete,
+    Insert,
+    Json,
+    Merge,
+    Operation,
+    Refresh,
+    Row,
+    Select,
+    Shadow,
+    Statement,
+    Transaction,
+    Truncate,
+    Update,
+    Value,
+)
+
+Parameters = tuple[str | None, ...]
+
+# What a session sets so that no index keeps the conditions of a query from seeing all rows.
+SCANS_OFF = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
+# Names that must be quoted although they look plain: PostgreSQL's reserved words.
+_RESERVED = frozenset(
+    [
+        "all",
+        "analyse",
+        "analyze",
+        "and",
+        "any",
+        "array",
+        "as",
+        "asc",
+        "asymmetric",
+        "both",
+        "case",
+        "cast",
+        "check",
+        "collate",
+        "column",
+        "constraint",
+        "create",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "default",
+        "deferrable",
+        "desc",
+        "distinct",
+        "do",
+        "else",
+        "end",
+        "except",
+        "false",
+        "fetch",
+        "for",
+        "foreign",
+        "from",
+        "grant",
+        "group",
+        "having",
+        "in",
+        "initially",
+        "intersect",
+        "into",
+        "lateral",
+        "leading",
+        "limit",
+        "localtime",
+        "localtimestamp",
+        "not",
+        "null",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "placing",
+        "primary",
+        "references",
+        "returning",
+        "select",
+        "session_user",
+        "some",
+        "symmetric",
+        "system_user",
+        "table",
+        "then",
+        "to",
+        "trailing",
+        "true",
+        "union",
+        "unique",
+        "user",
+        "using",
+        "variadic",
+        "when",
+        "where",
+        "window",
+        "with",
+    ]
+)
+
+
+@lru_cache(maxsize=4096)
+def name(identifier: str) -> str:
+    """A relation, column or role name, quoted where need be; `schema.table` in its two parts."""
+    return ".".join(
+        part
+        if _PLAIN.match(part) and part not in _RESERVED
+        else '"' + part.replace('"', '""') + '"'
+        for part in identifier.split(".")
+    )
+
+
+def names(identifiers: tuple[str, ...]) -> str:
+    """Names separated by commas."""
+    return ", ".join(map(name, identifiers))
+
+
+def text(value: Value) -> str | None:
+    """A value as PostgreSQL reads it in text form; None is NULL."""
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.text if isinstance(value, Json) else str(value)
+
+
+def literal(value: Value) -> str:
+    """A value as an SQL literal."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    return quote(value.text if isinstance(value, Json) else value)
+
+
+def quote(string: str) -> str:
+    """A string literal."""
+    if "\\" in string:
+        return pgsql.Literal(string).as_string().strip()
+    return "'" + string.replace("'", "''") + "'"
+
+
+@lru_cache(maxsize=8192)
+def _insert(relation: str, columns: tuple[str, ...], rows: int, conflict: Conflict | None) -> str:
+    width = len(columns)
+    if not width:
+        return f"INSERT INTO {name(relation)} DEFAULT VALUES"
+    values = ", ".join(
+        "(" + ", ".join(f"${r * width + c + 1}" for c in range(width)) + ")" for r in range(rows)
+    )
+    return f"INSERT INTO {name(relation)} ({names(columns)}) VALUES {values}{_conflict(conflict)}"
+
+
+def _conflict(conflict: Conflict | None) -> str:
+    if conflict is None:
+        return ""
+    target = f" ({names(conflict.target)})" if conflict.target else ""
+    where = f" WHERE {conflict.where}" if conflict.where else ""
+    if not conflict.updates:
+        return f" ON CONFLICT{target}{where} DO NOTHING"
+    updates = ", ".join(f"{name(c)} = EXCLUDED.{name(c)}" for c in conflict.updates)
+    return f" ON CONFLICT{target}{where} DO UPDATE SET {updates}"
+
+
+@lru_cache(maxsize=8192)
+def _merge(
+    relation: str, columns: tuple[str, ...], on: tuple[str, ...], updates: tuple[str, ...]
+) -> str:
+    match = " AND ".join(f"t.{name(c)} = s.{name(c)}" for c in on)
+    change = (
+        "UPDATE SET " + ", ".join(f"{name(c)} = s.{name(c)}" for c in updates)
+        if updates
+        else "DO NOTHING"
+    )
+    values = ", ".join(f"s.{name(c)}" for c in columns)
+    return (
+        f"MERGE INTO {name(relation)} AS t "
+        f"USING (SELECT * FROM jsonb_populate_record(NULL::{name(relation)}, $1)) AS s ON {match} "
+        f"WHEN MATCHED THEN {change} "
+        f"WHEN NOT MATCHED THEN INSERT ({names(columns)}) VALUES ({values})"
+    )
+
+
+def _merge_source(statement: Merge) -> str:
+    row = zip(statement.columns, statement.row, strict=True)
+    return Json.of({c: v.document if isinstance(v, Json) else v for c, v in row}).text
+
+
+def _where(assignments: Assignments, first: int) -> tuple[str, Parameters]:
+    if not assignments:
+        return "", ()
+    terms, values = [], []
+    for column, value in assignments:
+        if value is None:
+            terms.append(f"{name(column)} IS NULL")
+        else:
+            values.append(text(value))
+            terms.append(f"{name(column)} = ${first + len(values) - 1}")
+    return " WHERE " + " AND ".join(terms), tuple(values)
+
+
+def _flat(rows: tuple[Row, ...]) -> Parameters:
+    return tuple(text(v) for row in rows for v in row)
+
+
+def parametrised(statement: Statement) -> tuple[str, Parameters]:
+    """SQL with `$n` placeholders and the values in text form. COPY has no such form."""
+    match statement:
+        case Insert(relation, columns, rows, conflict):
+            return _insert(relation, columns, len(rows), conflict), _flat(rows)
+        case Select(relation, where, columns, leak):
+            clause, values = _where(where, 1)
+            if leak:
+                clause += f" {'AND' if clause else 'WHERE'} {name(leak)}::text::pg_lsn IS NOT NULL"
+            return f"SELECT {names(columns) or '*'} FROM {name(relation)}{clause}", values
+        case Update(relation, assign, where):
+            setting = ", ".join(f"{name(c)} = ${i}" for i, (c, _) in enumerate(assign, 1))
+            clause, values = _where(where, len(assign) + 1)
+            return (
+                f"UPDATE {name(relation)} SET {setting}{clause}",
+                tuple(text(v) for _, v in assign) + values,
+            )
+        case Delete(relation, where):
+            clause, values = _where(where, 1)
+            return f"DELETE FROM {name(relation)}{clause}", values
+        case Truncate(relation, cascade):
+            return f"TRUNCATE {name(relation)}{' CASCADE' if cascade else ''}", ()
+        case Merge(relation, columns, _, on, updates):
+            return _merge(relation, columns, on, updates), (_merge_source(statement),)
+        case Refresh(relation, concurrently):
+            how = " CONCURRENTLY" if concurrently else ""
+            return f"REFRESH MATERIALIZED VIEW{how} {name(relation)}", ()
+        case Call(relation):
+            return f"SELECT * FROM {name(relation)}()", ()
+        case Copy(relation, columns, _):
+            return f"COPY {name(relation)} ({names(columns)}) FROM STDIN", ()
+        case Comment(relation, target):
+            what = relation if target == "function" else name(relation)
+            return f"COMMENT ON {target.upper()} {what} IS 'taken'", ()
+        case Attach(relation):
+            return (
+                "DO $$ BEGIN CREATE TEMP TABLE own () ON COMMIT DROP; "
+                f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
+                (),
+            )
+        case Shadow(relation, target):
+            return _shadow(relation, target), ()
+
+
+@lru_cache(maxsize=256)
+def _shadow(relation: str, target: str) -> str:
+    bare = relation.rpartition(".")[2]
+    function, shadow = name(f"pg_temp.shadow_{bare}"), name(f"pg_temp.{bare}")
+    # Who called, by SET ROLE or by a login: neither changes in a function that runs as its owner.
+    caller = "coalesce(nullif(current_setting('role'), 'none'), session_user)"
+    made = (
+        f"CREATE DOMAIN {shadow} AS {name(relation)} CHECK ({function}())"
+        if target == "type"
+        else f"CREATE VIEW {shadow} AS SELECT * FROM {name(relation)} WHERE {function}()"
+    )
+    return (
+        f"DO $$ BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN "
+        f"IF current_user = {caller} THEN RETURN true; END IF; "
+        "RAISE EXCEPTION '% runs what another role made', current_user "
+        f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END $f$; "
+        f"{made}; END $$"
+    )
+
+
+def acting(operation: Operation, setting: str) -> tuple[str, ...]:
+    """What makes the actor of an operation, inside its transaction.
+
+    By SET, which unlike a function call leaves the snapshot to the first statement proper.
+    """
+    actor, lines = operation.actor, []
+    if actor.tenant is not None:
+        lines.append(f"SET LOCAL {name(setting)} = {quote(actor.tenant)}")
+    if actor.role != OPERATOR:
+        lines.append(f"SET LOCAL ROLE {name(actor.role)}")
+    if operation.leaks:
+        lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
+    return tuple(lines)
+
+
+def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:
+    """What begins a transaction and makes the actor."""
+    begin = f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"
+    return (begin, *acting(transaction.operation, setting))
+
+
+def ending(transaction: Transaction, part: int) -> str:
+    """What comes in a part after the statements: the check of deferred constraints, or the end."""
+    if part < transaction.turns - 1:
+        return "SET CONSTRAINTS ALL IMMEDIATE"
+    return "COMMIT" if transaction.commits else "ROLLBACK"
+
+
+_PLACEHOLDER = re.compile(r"\$(\d+)")
+
+
+def spelled(statement: Statement) -> str:
+    """SQL with literals, one statement without its semicolon; for COPY without its data."""
+    query, values = parametrised(statement)
+    if isinstance(statement, Copy):
+        return query
+    native = _values(statement)
+    return _PLACEHOLDER.sub(
+        lambda m: literal(native[int(m[1]) - 1] if native is not None else values[int(m[1]) - 1]),
+        query,
+    )
+
+
+def _values(statement: Statement) -> tuple[Value, ...] | None:
+    """The values behind the placeholders as they are, so that numbers print as numbers."""
+    match statement:
+        case Insert(_, _, rows, _):
+            return tuple(v for row in rows for v in row)
+        case Update(_, assign, where):
+            return tuple(v for _, v in assign) + tuple(v for _, v in where if v is not None)
+        case Select(_, where) | Delete(_, where):
+            return tuple(v for _, v in where if v is not None)
+        case _:
+            return None
+
+
+def copy_data(rows: tuple[Row, ...]) -> str:
+    """Rows in COPY's text format, each ended by a newline."""
+    return "".join("\t".join(_copy_field(text(v)) for v in row) + "\n" for row in rows)
+
+
+def _copy_field(field: str | None) -> str:
+    if field is None:
+        return "\\N"
+    for raw, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        field = field.replace(raw, escaped)
+    return field
