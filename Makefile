@@ -20,7 +20,7 @@ help:
 	@echo 'make gate         may this schema be released? writes report/'
 	@echo 'make last-night   replay what the nightly workflow kept (needs gh, the GitHub CLI)'
 	@echo 'make test         run the tests (ARGS="-k servers")'
-	@echo 'make lint         check style, format and types'
+	@echo 'make lint         check style, format, types and which way imports run'
 	@echo 'make bench        print how fast it is'
 	@echo 'make history      bring the tables of docs/findings.md up to date (a quarter of an hour)'
 	@echo 'make clean        remove what the commands above made: .venv, caches, artifacts'
@@ -63,6 +63,7 @@ lint: $(READY)
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m ruff format --check
 	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports
 	@$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(READY)
@@ -74,7 +75,7 @@ history: $(READY)
 	  tests/counterexamples/*.json
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts report *.egg-info
+	rm -rf .venv .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .invariants build artifacts report *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Done again when pyproject.toml changes; a .venv whose Python is gone is made anew.

@@ -1,4 +1,7 @@
-"""The invariants, by name. One module each; a new one is added to the list below."""
+"""The invariants, by name. One module each; a new one is added to the list below.
+
+May know of the contract, the catalog and a history; draws nothing, and sends nothing anywhere.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.checks import guards, premises
+from invariants.checks import guards
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -22,6 +22,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.contract import premises
 from invariants.contract.contract import Contract
 from invariants.execution.history import Change, Record, Step
 from invariants.schema.catalog import Catalog

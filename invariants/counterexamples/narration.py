@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from invariants.checks import premises
 from invariants.checks.base import Case, Violation
+from invariants.contract import premises
 from invariants.counterexamples import timeline
 from invariants.counterexamples.wording import (
     VALUE_MAX,

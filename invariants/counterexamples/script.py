@@ -9,8 +9,8 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Sequence
 
-from invariants.checks import premises
 from invariants.checks.base import Case, Condition, Violation
+from invariants.contract import premises
 from invariants.counterexamples.wording import outcome
 from invariants.workload import sql
 from invariants.workload.operations import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from invariants.checks import premises
 from invariants.checks.base import Case, Violation
+from invariants.contract import premises
 from invariants.counterexamples.script import refusal_of_tenants, restoring, tenants
 from invariants.counterexamples.turns import sendings
 from invariants.execution.history import Place, Step

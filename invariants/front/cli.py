@@ -243,8 +243,9 @@ def _add_mutants(mutants: argparse.ArgumentParser) -> None:
 
 
 def _mutants(given: argparse.Namespace) -> int:
-    from invariants.mutants.report import markdown, score_to_json
     from invariants.mutants.score import MutantOptions, mutants_of, score, selected
+    from invariants.mutants.summary import score_to_json
+    from invariants.reports.mutants import markdown
     from invariants.reports.terminal import Terminal
     from invariants.search.run import schema
 

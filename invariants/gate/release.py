@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import invariants
 from invariants.checks import chosen
 from invariants.contract.contract import Contract
 from invariants.counterexamples.files import load, write
 from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
-from invariants.mutants.report import score_to_json, verdict
 from invariants.mutants.score import MutantOptions, Progress, score
+from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import RunOptions
 from invariants.schema.chain import Migrations, fingerprint
 from invariants.search.events import InvariantFinished, Listener
@@ -316,7 +317,7 @@ def memory_key(options: GateOptions, environment: Environment, contract: Contrac
     """A hash of all that the remembered results depend on: schema, contract, server and program."""
     migrated = Migrations(options.run.alembic_config, environment.revision)
     digest = hashlib.sha256(fingerprint(migrated).encode())
-    program = Path(__file__).parent
+    program = Path(invariants.__file__).parent
     files = [
         contract.path,
         *(t.mapping for t in contract.taxonomies if t.mapping),

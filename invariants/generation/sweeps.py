@@ -14,8 +14,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from invariants.checks import premises
 from invariants.checks.base import Invariant
+from invariants.contract import premises
 from invariants.contract.contract import ANYBODY, VERBS, Contract
 from invariants.generation import rules
 from invariants.generation.derived import listed_values, valid_choices

@@ -1,7 +1,8 @@
 """Schema mutants, derived from the live catalog: each weakens one guard, or makes it too strict.
 
 Nothing is listed by hand: a new table brings mutants of its own. One module per family of guards;
-a new operator is described in `base.OPERATORS` and yielded by its family.
+a new operator is described in `base.OPERATORS` and yielded by its family. The room may know of the
+search, which hunts them; of no gate, and of no report.
 """
 
 from __future__ import annotations

@@ -205,7 +205,8 @@ class Terminal:
 
     def scored(self, score: Score, file: Path) -> None:
         """The score: what was not noticed, then which invariant kills what, then one line."""
-        from invariants.mutants.report import matrix, survivors, verdict
+        from invariants.mutants.summary import verdict
+        from invariants.reports.mutants import matrix, survivors
 
         self._still()
         for line in survivors(score):

@@ -1,1 +1,4 @@
-"""Where a schema comes from, and what its catalog says. Knows of no contract."""
+"""Where a schema comes from, and what its catalog says.
+
+May know of nothing but options and errors: of no contract, no server and no workload.
+"""

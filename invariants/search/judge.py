@@ -14,10 +14,10 @@ from typing import Self
 
 import psycopg
 
-from invariants.checks import premises
 from invariants.checks.base import Case, Invariant, Violation
 from invariants.checks.model import predict
 from invariants.checks.together import endless, marked, one_by_one
+from invariants.contract import premises
 from invariants.contract.contract import Contract
 from invariants.errors import InfrastructureError, InvariantsError, server_lost
 from invariants.execution.executor import Executor, Started

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from invariants.checks.append_only import AppendOnly
-from invariants.checks.premises import GRANTED, UNTRIGGERED
 from invariants.contract.contract import Contract
+from invariants.contract.premises import GRANTED, UNTRIGGERED
 from invariants.workload.operations import (
     Call,
     Conflict,

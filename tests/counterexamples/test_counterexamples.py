@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from invariants import generation
 from invariants.checks import INVARIANTS
-from invariants.checks.premises import GRANTED
 from invariants.contract.contract import Contract
+from invariants.contract.premises import GRANTED
 from invariants.counterexamples.files import Kept, load, save
 from invariants.errors import UsageError
 from invariants.search.explorer import Explorer, Search

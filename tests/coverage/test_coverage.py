@@ -13,8 +13,8 @@ import pytest
 
 from invariants.checks import INVARIANTS, Case, Invariant
 from invariants.checks.idempotent_ingest import IdempotentIngest
-from invariants.checks.premises import GRANTED, UNTRIGGERED
 from invariants.contract.contract import Contract
+from invariants.contract.premises import GRANTED, UNTRIGGERED
 from invariants.coverage.met import Coverage, Guard, Met, Recorder
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE
 from invariants.front import cli

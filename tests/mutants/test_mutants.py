@@ -28,8 +28,9 @@ from invariants.mutants import equivalents
 from invariants.mutants.base import Mutant
 from invariants.mutants.hunt import Hunt, Outcome, hunt, order, slug
 from invariants.mutants.pool import hunt_all
-from invariants.mutants.report import markdown, matrix, score_to_json, survivors, verdict
 from invariants.mutants.score import MutantOptions, Score, score, selected
+from invariants.mutants.summary import score_to_json, verdict
+from invariants.reports.mutants import markdown, matrix, survivors
 from invariants.servers import roles
 from invariants.servers.environment import Environment
 from tests.conftest import ROOT, TempFolder
