@@ -44,7 +44,7 @@ from hypothesis import given, seed
 from psycopg import RawCursor
 from psycopg.rows import TupleRow
 
-from benchmarks.figures import machine, middle, most, spread, table
+from benchmarks.figures import brief, machine, middle, most, over, spread, table
 from invariants import generation, options
 from invariants.checks import INVARIANTS, Invariant
 from invariants.contract.contract import Contract
@@ -62,8 +62,6 @@ from invariants.workload import sql
 from invariants.workload.operations import Session, Transaction, Workload
 
 _NO_LIMIT = 10**9
-# A search that has found nothing by then has missed it.
-_SEARCH_SECONDS = 300.0
 _RACE = "allocation-sum"
 _DRAWN = 50
 _WARM = 10
@@ -88,7 +86,7 @@ class Lap:
     @property
     def rate(self) -> float:
         """Turns per second while sessions went on."""
-        return self.turns / self.seconds
+        return over(self.turns, self.seconds)
 
 
 class Timed(Executor):
@@ -216,7 +214,7 @@ class Round:
     @property
     def ratio(self) -> float:
         """Turns per second of the scheduler over those of the threads."""
-        return self.scheduler.rate / self.threads.rate
+        return over(self.scheduler.rate, self.threads.rate)
 
 
 class Contest:
@@ -286,13 +284,18 @@ def _some(judge: Judge, invariant: Invariant, count: int, number: int) -> list[W
 
 
 def how_fast(
-    environment: Environment, contract: Contract, rounds: int, count: int, number: int
+    environment: Environment,
+    contract: Contract,
+    rounds: int,
+    enumerated: int | None,
+    count: int,
+    number: int,
 ) -> str:
     """Workloads and turns per second of all three, and the ratio."""
     contest = Contest(environment, contract)
     try:
         samples = {
-            "duets": duets(contest.judge),
+            "duets": duets(contest.judge)[:enumerated],
             "drawn": drawn(contest.judge, count, number),
         }
         # The first turn fills caches on all sides: connections, plans, rows known by their text.
@@ -321,11 +324,11 @@ def how_fast(
             (
                 what,
                 f"{sum(r.judge.workloads for r in of):,}",
-                middle((r.judge.workloads / r.judge.in_all for r in of), 0),
-                middle((r.judge.turns / r.judge.in_all for r in of), 0),
-                middle((r.scheduler.workloads / r.scheduler.seconds for r in of), 0),
+                middle((over(r.judge.workloads, r.judge.in_all) for r in of), 0),
+                middle((over(r.judge.turns, r.judge.in_all) for r in of), 0),
+                middle((over(r.scheduler.workloads, r.scheduler.seconds) for r in of), 0),
                 middle((r.scheduler.rate for r in of), 0),
-                middle((r.threads.workloads / r.threads.seconds for r in of), 0),
+                middle((over(r.threads.workloads, r.threads.seconds) for r in of), 0),
                 middle((r.threads.rate for r in of), 0),
                 spread(r.ratio for r in of),
             )
@@ -417,9 +420,13 @@ class Hit:
 
 
 def hunt(
-    environment: Environment, contract: Contract, number: int, stages: tuple[Stage, ...]
+    environment: Environment,
+    contract: Contract,
+    number: int,
+    stages: tuple[Stage, ...],
+    seconds: float,
 ) -> Hit | None:
-    """Search with a seed until the concurrent over-allocation is found and reduced."""
+    """Search with a seed until the concurrent over-allocation is found and reduced, or missed."""
     made: list[Counterexample] = []
 
     def listen(event: Event) -> None:
@@ -433,7 +440,7 @@ def hunt(
     try:
         explorer.prepare()
         started = time.monotonic()
-        search = Search(number, _NO_LIMIT, _SEARCH_SECONDS, sessions=2, stages=stages)
+        search = Search(number, _NO_LIMIT, seconds, sessions=2, stages=stages)
         try:
             explorer.explore(INVARIANTS[_RACE], search)
         except _Enough:
@@ -449,19 +456,21 @@ _VARIANTS: tuple[tuple[str, tuple[Stage, ...]], ...] = (
 )
 
 
-def how_soon(environment: Environment, contract: Contract, seeds: Sequence[int]) -> str:
+def how_soon(
+    environment: Environment, contract: Contract, seeds: Sequence[int], seconds: float
+) -> str:
     """A row for each way to search."""
     head = ("until reduced", "found", "s", "(max)", "sessions", "transactions", "statements")
-    return table(head, _hunted(environment, contract, seeds))
+    return table(head, _hunted(environment, contract, seeds, seconds))
 
 
 def _hunted(
-    environment: Environment, contract: Contract, seeds: Sequence[int]
+    environment: Environment, contract: Contract, seeds: Sequence[int], seconds: float
 ) -> Iterator[tuple[str, ...]]:
     for what, stages in _VARIANTS:
         hits = []
         for number in seeds:
-            hit = hunt(environment, contract, number, stages)
+            hit = hunt(environment, contract, number, stages, seconds)
             said = f"{hit.seconds:.1f} s, {hit.size}" if hit else "not found"
             print(f"{what}, seed {number}: {said}", file=sys.stderr, flush=True)
             hits += [hit] if hit else []
@@ -478,7 +487,7 @@ def _hunted(
         )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print what was asked for."""
     parser = argparse.ArgumentParser("python -m benchmarks.concurrency", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -488,9 +497,10 @@ def main() -> int:
     fast.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="0 leaves it out (default: 5)"
     )
+    fast.add_argument("--duets", type=int, metavar="N", help="as many of the duets (default: all)")
     fast.add_argument(
         "--drawn",
-        type=int,
+        type=options.positive,
         default=_DRAWN,
         metavar="N",
         help=f"drawn workloads for each invariant, besides the duets (default: {_DRAWN})",
@@ -527,12 +537,20 @@ def main() -> int:
         metavar="N",
         help="searches of either kind (10 when no number is given)",
     )
+    soon.add_argument(
+        "--search-seconds",
+        type=options.seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="a search that has found nothing by then has missed it (default: 300)",
+    )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="the first seed (default: 1)"
     )
     options.declare(parser.add_argument_group("schema and server").add_argument, options.SCHEMA)
     parser.set_defaults(revision="documented", server="embedded")
-    given_ = parser.parse_args()
+    brief(parser, rounds=1, drawn=1, duets=20, replays=1, seeds=1, search_seconds=1.0)
+    given_ = parser.parse_args(argv)
     same = True
     try:
         chosen = SchemaOptions(**options.values(options.SCHEMA, lambda o: getattr(given_, o.key)))
@@ -545,12 +563,19 @@ def main() -> int:
             )
             if given_.rounds:
                 print(
-                    how_fast(environment, contract, given_.rounds, given_.drawn, given_.seed),
+                    how_fast(
+                        environment,
+                        contract,
+                        given_.rounds,
+                        given_.duets,
+                        given_.drawn,
+                        given_.seed,
+                    ),
                     flush=True,
                 )
             if given_.seeds:
                 seeds = range(given_.seed, given_.seed + given_.seeds)
-                print(how_soon(environment, contract, seeds), flush=True)
+                print(how_soon(environment, contract, seeds, given_.search_seconds), flush=True)
         if given_.replays:
             same = how_surely(chosen, given_.counterexamples, given_.replays)
     except InvariantsError as error:

@@ -15,12 +15,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.figures import machine, middle, most, table
+from benchmarks.figures import brief, machine, middle, most, over, table
 from invariants import options
 from invariants.errors import InvariantsError
 from invariants.options import RunOptions
@@ -118,18 +118,23 @@ class Watch:
                 searched.seconds = event.seconds
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the seeds and print what they found."""
     parser = argparse.ArgumentParser("python -m benchmarks.findings", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="runs (default: 10)")
+    parser.add_argument(
+        "--seeds", type=options.positive, default=10, metavar="N", help="runs (default: 10)"
+    )
     parser.add_argument("--first", type=int, default=1, metavar="SEED", help="(default: 1)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument(
+        "--jobs", type=options.positive, default=1, help="runs at once (default: 1)"
+    )
     parser.add_argument("--invariant", action="append", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
     options.add_to(parser, [o for o in options.RUN if o not in (options.SEED, options.ARTIFACTS)])
     parser.set_defaults(profile="ci", revision="documented", server="embedded")
-    given = parser.parse_args()
+    brief(parser, seeds=1, max_examples="20", time_budget="5")
+    given = parser.parse_args(argv)
     chosen = [o for o in options.RUN if o not in (options.SEED, options.ARTIFACTS)]
     try:
         values = options.values(chosen, lambda o: getattr(given, o.key))
@@ -228,9 +233,9 @@ def _by_invariant(outcomes: list[Outcome]) -> str:
                 most(last),
                 f"{min(counts)}..{max(counts)}" if min(counts) != max(counts) else f"{counts[0]}",
                 middle(i.seconds for i in of),
-                middle((100 * i.reducing_seconds / i.seconds for i in of), 0) + " %",
+                middle((over(100 * i.reducing_seconds, i.seconds) for i in of), 0) + " %",
                 middle((i.examples for i in of), 0),
-                middle((i.operations / i.seconds for i in of), 0),
+                middle((over(i.operations, i.seconds) for i in of), 0),
                 f"{sum(len(i.flaky) for i in of)}",
                 "yes" if len(sets) == 1 else f"no: {len(sets)}",
             )

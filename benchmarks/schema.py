@@ -33,7 +33,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.figures import machine, middle, spread, table
+from benchmarks.figures import brief, machine, middle, over, spread, table
 from invariants import options
 from invariants.errors import InfrastructureError, InvariantsError
 from invariants.execution.wire import Batch, Parameters, Wire
@@ -181,17 +181,17 @@ class Lap:
     @property
     def rate(self) -> float:
         """Transactions per second."""
-        return self.transactions / self.seconds
+        return over(self.transactions, self.seconds)
 
     @property
     def us(self) -> float:
         """Microseconds for each transaction."""
-        return self.seconds / self.transactions * 1e6
+        return over(self.seconds, self.transactions) * 1e6
 
     @property
     def cpu_us(self) -> float:
         """Microseconds of this process for each transaction."""
-        return self.cpu_seconds / self.transactions * 1e6
+        return over(self.cpu_seconds, self.transactions) * 1e6
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Round:
     @property
     def ratio(self) -> float:
         """Throughput of the hardened schema over that of the documented one."""
-        return self.hardened.rate / self.documented.rate
+        return over(self.hardened.rate, self.documented.rate)
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ PATHS = (
 )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Load both databases, explain the read paths, run the rounds, print the figures."""
     parser = argparse.ArgumentParser("python -m benchmarks.schema", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -350,7 +350,8 @@ def main() -> int:
     )
     options.add_to(parser, options.SCHEMA)
     parser.set_defaults(server="embedded")
-    given = parser.parse_args()
+    brief(parser, rounds=1, transactions=5, rows=400, tenants=10)
+    given = parser.parse_args(argv)
     size = Size.of(given.tenants, given.rows)
     try:
         values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import machine, middle, spread, table
+from benchmarks.figures import brief, machine, middle, over, spread, table
+from invariants import options
 
 _LIMITS_SECONDS = {"cold": 8, "warm": 2}
 _STAGES = ("python", "imports", "server", "operation")
@@ -28,15 +29,18 @@ _MARK = "benchmarks.startup: "
 Stages = dict[str, float]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Start the command again and again and print how long it took."""
     parser = argparse.ArgumentParser("python -m benchmarks.startup", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="of each (default: 5)")
+    parser.add_argument(
+        "--runs", type=options.positive, default=5, metavar="N", help="of each (default: 5)"
+    )
     parser.add_argument("--server", default="embedded", help="(default: embedded)")
     parser.add_argument("--revision", default="documented", help="(default: documented)")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    brief(parser, runs=1)
+    given = parser.parse_args(argv)
     command = ["run", "-q", "--server", given.server, "--revision", given.revision]
     if given.once:
         return _stamped(command)
@@ -69,7 +73,7 @@ def report(runs: dict[str, list[Stages]]) -> str:
         for kind, stages in runs.items()
     ]
     ratio = spread(
-        cold["operation"] / warm["operation"]
+        over(cold["operation"], warm["operation"])
         for cold, warm in zip(runs["cold"], runs["warm"], strict=True)
     )
     return f"{table(head, rows)}\ncold over warm: {ratio}"

@@ -7,7 +7,8 @@ and no operation.
 
 Counted for the fuzzer: all of `Explorer.explore`, that is drawing by Hypothesis, sending, reading
 the committed rows after every operation, the checks, and putting the database back. Findings are
-dropped after the check: what it costs to reduce them depends on the schema.
+dropped after the check: what it costs to reduce them depends on the schema. By default it only
+draws, as a run does most of the time; with `--stage sweeps` it goes through what is enumerated.
 
 Counted for the loop: one transaction for each operation and one round trip for each statement
 (BEGIN, role and tenant setting, the statements, COMMIT or ROLLBACK), and fetching what they return.
@@ -20,22 +21,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import RawCursor
 from psycopg.rows import TupleRow
 
-from benchmarks.figures import machine, middle, spread, table
+from benchmarks.figures import brief, machine, middle, over, spread, table
 from invariants import options
 from invariants.checks import Case, Invariant, Violation, chosen
 from invariants.contract.contract import Contract
 from invariants.errors import InvariantsError
+from invariants.execution.executor import Executor
 from invariants.options import SchemaOptions
 from invariants.search.events import Event
-from invariants.search.explorer import Explorer, Search
-from invariants.search.judge import Judge, Pending
+from invariants.search.explorer import Explorer, Search, Stage
+from invariants.search.judge import Judge
 from invariants.search.run import schema
 from invariants.servers.environment import Environment
 from invariants.workload import sql
@@ -63,12 +65,12 @@ class Lap:
     @property
     def rate(self) -> float:
         """Operations per second."""
-        return self.operations / self.seconds
+        return over(self.operations, self.seconds)
 
     @property
     def cpu_us(self) -> float:
         """Microseconds of this process for each operation."""
-        return self.cpu_seconds / self.operations * 1e6
+        return over(self.cpu_seconds, self.operations) * 1e6
 
     def __add__(self, other: Lap) -> Lap:
         return Lap(
@@ -85,12 +87,11 @@ class Recorder(Judge):
         super().__init__(environment, contract)
         self.executed: list[Workload] = []
 
-    def decide(self, pending: Pending) -> tuple[Case, list[Violation]]:
-        """Wait and check, remember what was executed, and find nothing."""
-        case, _ = super().decide(pending)
+    def _judged(self, invariant: Invariant, case: Case, executor: Executor) -> list[Violation]:
+        super()._judged(invariant, case, executor)
         self.executed.append(case.history.workload)
         self.executed += [history.workload for history in case.worlds.values()]
-        return case, []
+        return []
 
 
 @dataclass
@@ -200,13 +201,14 @@ class Sides:
     @property
     def ratio(self) -> float:
         """Fuzzing throughput over the loop's."""
-        return self.fuzzer.rate / self.plain.rate
+        return over(self.fuzzer.rate, self.plain.rate)
 
 
 class Contest:
     """Both sides on one environment."""
 
-    def __init__(self, environment: Environment, contract: Contract) -> None:
+    def __init__(self, environment: Environment, contract: Contract, stage: Stage) -> None:
+        self.stage = stage
         self.explorer = Explorer(environment, contract, _silent)
         self.explorer.judge.close()
         self.recorder = self.explorer.judge = Recorder(environment, contract)
@@ -228,7 +230,7 @@ class Contest:
         self.recorder.executed.clear()
         before = self.recorder.operations
         started, cpu = time.perf_counter(), time.process_time()
-        self.explorer.explore(invariant, Search(seed, _NO_LIMIT, seconds))
+        self.explorer.explore(invariant, Search(seed, _NO_LIMIT, seconds, stages=(self.stage,)))
         fuzzer = Lap(
             self.recorder.operations - before,
             time.perf_counter() - started,
@@ -237,19 +239,28 @@ class Contest:
         return Sides(fuzzer, self.plain.run(self.recorder.executed))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the rounds and print operations per second of both sides."""
     parser = argparse.ArgumentParser("python -m benchmarks.throughput", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="(default: 4)")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="of fuzzing, by invariant and round (default: 1)"
+        "--rounds", type=options.positive, default=4, metavar="N", help="(default: 4)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=options.seconds,
+        default=1.0,
+        help="of fuzzing, by invariant and round (default: 1)",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument(
+        "--stage", choices=["draws", "sweeps"], default="draws", help="(default: draws)"
+    )
     parser.add_argument("--invariant", action="append", default=[], metavar="NAME")
     options.add_to(parser, options.SCHEMA)
     parser.set_defaults(revision="documented", server="embedded")
-    given = parser.parse_args()
+    brief(parser, rounds=1, seconds=0.1)
+    given = parser.parse_args(argv)
     try:
         values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))
         with schema(SchemaOptions(**values), lambda _: None) as (environment, contract):
@@ -258,7 +269,7 @@ def main() -> int:
                 f"revision {environment.revision} on {server.kind} PostgreSQL {server.version}; "
                 f"{machine()}"
             )
-            contest = Contest(environment, contract)
+            contest = Contest(environment, contract, given.stage)
             try:
                 rounds = list(
                     _rounds(
