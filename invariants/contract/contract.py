@@ -7,6 +7,7 @@ database. Each fault is one line: file, key, remedy.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -227,6 +228,10 @@ class Contract:
     read_paths: tuple[ReadPath, ...] = ()
     rows: Mapping[str, tuple[RowColumn, ...]] = field(default_factory=dict)
     introduced: Mapping[str, str] = field(default_factory=dict)
+    strategies: tuple[str, ...] = ()
+    """Python modules with the user's own rows and operations, looked up beside the file."""
+    later: frozenset[str] = frozenset()
+    """Of `introduced`, what is not there yet at the revision at hand: see `at`."""
 
     def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:
         """What the contract says at a revision: without what later revisions introduce.
@@ -250,6 +255,7 @@ class Contract:
         return replace(
             self,
             introduced=now,
+            later=frozenset(later),
             tenancy=replace(self.tenancy, tables=tuple(t for t in self.tenancy.tables if there(t))),
             roles={
                 role: {r: verbs for r, verbs in grants.items() if there(r)}
@@ -595,7 +601,7 @@ class _Reader:
             "",
             doc,
             "format revisions introduced tenancy roles append_only sums idempotency taxonomies "
-            "ledger pii read_path rows domains clock accepted",
+            "ledger pii read_path rows domains clock accepted strategies",
             required="format tenancy roles",
         )
         if type(doc["format"]) is not int or doc["format"] != FORMAT:
@@ -642,6 +648,7 @@ class _Reader:
                 k: self.text(f'introduced."{k}"', v)
                 for k, v in self.table("introduced", doc.get("introduced", {})).items()
             },
+            strategies=self.modules(self.table("strategies", doc.get("strategies", {}))),
         )
 
     def roles(self, table: dict[str, Any]) -> dict[str, dict[str, frozenset[str]]]:
@@ -861,6 +868,24 @@ class _Reader:
             self.dotted("clock.columns", c)
             for c in self.texts("clock.columns", table.get("columns", []))
         )
+
+    def modules(self, table: dict[str, Any]) -> tuple[str, ...]:
+        self.keys("strategies", table, "modules")
+        names = self.texts("strategies.modules", table.get("modules", []))
+        for name in names:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise self.fault(
+                    "strategies.modules",
+                    f"{name!r} is not a module's name",
+                    'write it as in an import, for example ["strategies"]',
+                )
+            if name.partition(".")[0] in {*sys.stdlib_module_names, "invariants"}:
+                raise self.fault(
+                    "strategies.modules",
+                    f"{name!r} is a module of Python's or of this program",
+                    "give yours another name",
+                )
+        return names
 
     def accepted(self, doc: dict[str, Any]) -> dict[str, str]:
         accepted = {}

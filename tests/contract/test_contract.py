@@ -295,6 +295,27 @@ def test_a_fault_of_the_file(wrong: Wrong, what: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        ('"mine"', "'mine' is not a list"),
+        ('["my-own"]', "'my-own' is not a module's name; write it as in an import"),
+        ('["../mine"]', "'../mine' is not a module's name"),
+        ('[".mine"]', "'.mine' is not a module's name"),
+        ('["json"]', "'json' is a module of Python's or of this program; give yours another name"),
+        ('["invariants.generation"]', "'invariants.generation' is a module of Python's or of"),
+    ],
+)
+def test_what_names_no_module_of_ones_own(tmp_path: Path, modules: str, said: str) -> None:
+    text = (ROOT / "invariants.toml").read_text().partition("[strategies]")[0]
+    file = tmp_path / "wrong.toml"
+    mapping = "db/channel_mapping.yaml"
+    text = text.replace(mapping, str(ROOT / mapping))
+    file.write_text(f"{text}\n[strategies]\nmodules = {modules}\n")
+    with pytest.raises(UsageError, match=re.escape(f"strategies.modules: {said}")):
+        load(file)
+
+
 def test_personal_data_without_words(tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     text = (ROOT / "invariants.toml").read_text()
