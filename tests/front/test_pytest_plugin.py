@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from invariants.checks import INVARIANTS
 from tests.conftest import ROOT, TempFolder, query
 
 pytest_plugins = ["pytester"]
@@ -36,13 +37,10 @@ Explorer.explore = explore
 
 
 class Session:
-    """A project of its own with the tests of this one, and pytest run in it."""
+    """A folder without a test in it, the contract of this project, and pytest run there."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
-        pytester.makepyfile(
-            test_invariants=(ROOT / "tests/invariants/test_invariants.py").read_text()
-        )
 
     def arguments(self, *more: str, server: str = "embedded") -> list[str]:
         return [
@@ -58,6 +56,15 @@ class Session:
 
     def replace_engine(self, body: str) -> None:
         self.pytester.makeconftest(ENGINE_REPLACED.format(body=body))
+
+
+ONLY_COLLECT = ("--collect-only", "-q", "-p", "no:cacheprovider")
+ALL = list(INVARIANTS)
+
+
+def collected(result: pytest.RunResult) -> list[str]:
+    """The names of the tests that were collected."""
+    return [line.split("::")[1] for line in result.outlines if "::" in line]
 
 
 def tallied(result: pytest.RunResult) -> list[str]:
@@ -109,7 +116,7 @@ def test_a_violation_fails_its_test_with_the_story(
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    result.stdout.no_fnmatch_line("*invariants/front/*.py*")
     assert list(Path(session.pytester.path, "kept").glob("idempotent*.sql"))
     temp_folder.assert_empty()
 
@@ -125,7 +132,7 @@ def test_the_release_profile_replays_what_is_kept(
         "--invariants-profile=release",
         f"--invariants-revision={revision}",
         "-k",
-        "test_release and counterexamples",
+        "counterexamples",
     )
     assert result.ret == failed
     result.assert_outcomes(failed=failed, passed=1 - failed, deselected=10)
@@ -249,8 +256,66 @@ def test_a_usage_error_ends_the_session(session: Session, argument: str, said: s
 
 
 def test_collecting_starts_no_server(session: Session) -> None:
-    result = session.run("--collect-only", "-q", server="postgresql://127.0.0.1:9/x")
-    assert result.ret == 0
+    assert collected(session.run(*ONLY_COLLECT, server="postgresql://127.0.0.1:9/x")) == ALL
+
+
+# What `verdict` and its like are for: a choice of invariants, a name or marks of one's own.
+WRITTEN = """
+import pytest
+
+@pytest.mark.invariants
+@pytest.mark.parametrize("verdict", ["pii", "taxonomy"], indirect=True)
+def test_promise(verdict):
+    verdict.assert_held()
+"""
+
+
+def test_who_wrote_tests_of_the_invariants_has_these_and_no_others(session: Session) -> None:
+    session.pytester.makepyfile(test_promises=WRITTEN)
+    assert collected(session.run(*ONLY_COLLECT)) == ["test_promise[pii]", "test_promise[taxonomy]"]
+
+
+def project(pytester: pytest.Pytester, configuration: str = "") -> Path:
+    """A project with a contract at its top and a test of something else below it."""
+    shutil.copytree(ROOT / "db", pytester.path / "db")
+    contract = shutil.copy(ROOT / "invariants.toml", pytester.path)
+    pytester.makeini(f"[pytest]\n{configuration}")
+    pytester.makepyfile(**{"tests/test_other": "def test_other(): pass"})
+    return Path(contract)
+
+
+@pytest.mark.parametrize("configuration", ["", "testpaths = tests"], ids=["anywhere", "testpaths"])
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["-m", "invariants"], "contract"),
+        (["-m", "invariants or container", "--invariants-contract=invariants.toml"], "contract"),
+        (["-m", "invariants", "-k", "pii or taxonomy"], ["taxonomy", "pii"]),
+        (["-m", "invariants", "invariants.toml"], "contract"),
+        (["invariants.toml"], "contract"),
+        (["invariants.toml::pii"], ["pii"]),
+        ([], ["test_other"]),
+        (["-m", "not invariants"], ["test_other"]),
+        (["-m", "invariants", "tests"], []),
+    ],
+    ids=" ".join,
+)
+def test_the_contract_is_collected_where_it_is_asked_for(
+    pytester: pytest.Pytester, configuration: str, arguments: list[str], wanted: str | list[str]
+) -> None:
+    project(pytester, configuration)
+    result = pytester.runpytest_inprocess(*ONLY_COLLECT, *arguments)
+    assert collected(result) == (ALL if wanted == "contract" else wanted)
+
+
+@WORKERS
+def test_a_contract_that_is_not_there_is_told(
+    pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    project(pytester).unlink()
+    result = pytester.runpytest_subprocess("-m", "invariants", *workers)
+    assert result.ret == 2
+    assert "invariants: invariants.toml: no such file" in result.stdout.str()
 
 
 @WORKERS
