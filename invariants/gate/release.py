@@ -24,7 +24,7 @@ from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
-from invariants.options import RunOptions
+from invariants.options import COUNTEREXAMPLES, RunOptions
 from invariants.schema.chain import Migrations, fingerprint
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.run import Replayed, Report, new_seed, replay, schema, search_all
@@ -47,7 +47,7 @@ class GateOptions:
     run: RunOptions
     mutants: MutantOptions
     report: Path = Path("report")
-    counterexamples: Path = Path("tests/counterexamples")
+    counterexamples: Path = COUNTEREXAMPLES.default
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def gate(
     """
     started = time.monotonic()
     wanted = threshold(_PYPROJECT)
-    if not options.counterexamples.is_dir():
+    # None were ever kept where the usual folder is missing.
+    if options.counterexamples != COUNTEREXAMPLES.default and not options.counterexamples.is_dir():
         raise UsageError(
             f"--counterexamples {options.counterexamples}: no such folder; name the one where "
             "counterexamples are kept"
@@ -207,7 +208,7 @@ def replay_kept(
 ) -> tuple[Replayed, ...]:
     """What the kept counterexamples come to now. Raises `UsageError` for one that is none."""
     kept = sorted(options.counterexamples.glob("*.json"))
-    say(f"replaying {len(kept)} kept counterexamples")
+    say(f"replaying {len(kept)} kept counterexamples of {options.counterexamples}")
     return tuple(replay([load(p) for p in kept], environment, contract))
 
 

@@ -93,6 +93,13 @@ class TestOnHead:
         assert "(as remembered for this schema)" in second.mutation.check().line
         assert second.exit_status == EXIT_HELD
 
+    def test_none_need_be_kept(
+        self, options: GateOptions, head: Environment, contract: Contract
+    ) -> None:
+        new = replace(options, counterexamples=GateOptions.counterexamples)
+        assert not new.counterexamples.exists()
+        assert gates.replay_kept(new, head, contract, lambda _: None) == ()
+
     def test_fixed_seeds_that_held_are_not_searched_again(self, options: GateOptions) -> None:
         quick = replace(options, run=replace(options.run, max_examples=None))
         memory = {"seeds": [1, 2, 3]}
