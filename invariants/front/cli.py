@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from invariants import options
+from invariants import interrupts, options, unforeseen
 from invariants.checks import INVARIANTS
 from invariants.counterexamples.files import ensure_writable, load, write
 from invariants.errors import (
@@ -23,9 +21,9 @@ from invariants.errors import (
     InvariantsError,
     UsageError,
 )
+from invariants.escaping import shown
+from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, tell
 from invariants.options import RunOptions, SchemaOptions
-
-_EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """\
 Finds workloads that break the promises of a multi-tenant PostgreSQL schema.
@@ -96,34 +94,44 @@ exit status: 0 nothing is left at the last revision, 1 something is, 2 and 3 as 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    with interrupts.once(for_good=arguments is None), Outlets() as outlets:
+        try:
+            given = _parser().parse_args(arguments)
+        except SystemExit as done:
+            # Told already: what is wrong, or all that --help says.
+            raise SystemExit(outlets.settled(int(done.code or 0))) from None
+        # A reader who has gone ends a run that writes nothing else.
+        outlets.out.lost_reader = not any(
+            getattr(given, name, None) for name in ("json", "update", "report")
+        )
+        return outlets.settled(_status(given, outlets))
+
+
+def _status(given: argparse.Namespace, outlets: Outlets) -> int:
     try:
         status: int = given.command(given)
     except InvariantsError as error:
-        print(f"invariants: {error}", file=sys.stderr)
+        tell(str(error))
         return error.exit_status
     except KeyboardInterrupt:
-        print("\ninvariants: interrupted; everything started was stopped", file=sys.stderr)
-        return _EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_INTERRUPTED
+        print(file=sys.stderr)
+        tell("interrupted; everything started was stopped")
+        return EXIT_INTERRUPTED
+    except BaseException as error:  # noqa: BLE001
+        if outlets.lost_reader and isinstance(error, BrokenPipeError | SystemExit):
+            # Whoever read our output has gone (`| head`); rich turns that into SystemExit.
+            return EXIT_INTERRUPTED
+        # SystemExit too: a migration that says sys.exit(0) has not made anything hold.
+        tell(unforeseen.told(error))
+        return EXIT_INFRASTRUCTURE
     return status
-
-
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    del signum, frame
-    raise KeyboardInterrupt
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and where to read on."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"invariants: {message}; see `{self.prog} --help`", file=sys.stderr)
+        self._print_message(f"invariants: {shown(message)}; see `{self.prog} --help`\n", sys.stderr)
         raise SystemExit(EXIT_USAGE)
 
 
@@ -219,7 +227,7 @@ def _gate(given: argparse.Namespace) -> int:
     with Terminal(quiet=given.quiet) as terminal:
         terminal.gated(result, own["report"])
     if result.fault:
-        print(f"invariants: {result.fault}", file=sys.stderr)
+        tell(result.fault)
     return result.exit_status
 
 
@@ -285,11 +293,13 @@ def _run(given: argparse.Namespace) -> int:
     schema_arguments = options.schema_arguments(chosen)
     with Terminal(quiet=given.quiet, schema_arguments=schema_arguments) as terminal:
         report = run(chosen, terminal, terminal.say)
-        terminal.verdict(report)
-    if given.json is not None:
-        write(given.json, json.dumps(report_to_json(report), indent=2) + "\n")
+        try:
+            if given.json is not None:
+                write(given.json, json.dumps(report_to_json(report), indent=2) + "\n")
+        finally:
+            terminal.verdict(report)
     if report.fault:
-        print(f"invariants: {report.fault}", file=sys.stderr)
+        tell(report.fault)
     return report.exit_status
 
 
