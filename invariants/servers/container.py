@@ -31,6 +31,7 @@ from invariants.servers.base import (
     database_message,
     version_number,
 )
+from invariants.servers.connect import relying
 
 DEFAULT_TAG = "18"
 REPOSITORY = "postgres"
@@ -123,6 +124,7 @@ def open_container(tag: str, content: Content, *, reason: str, say: Say) -> Cont
                 dbname=container.dbname,
             )
         _wait_until_ready(container, conninfo)
+        conninfo = relying(conninfo)
         with connect(conninfo) as connection:
             info = ServerInfo("container", version_number(connection), reason)
             create_database(connection, TEMPLATE)

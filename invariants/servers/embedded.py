@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import platform
 
+from psycopg.conninfo import make_conninfo
+
 from invariants.servers.account import Account, server_account
 from invariants.servers.base import (
     DATABASE_PREFIX,
@@ -22,6 +24,7 @@ from invariants.servers.base import (
 )
 from invariants.servers.binaries import Binaries, find_binaries, reachable
 from invariants.servers.cache import Cache, CacheBusy, open_cache
+from invariants.servers.connect import relying
 from invariants.servers.supervisor import Supervisor
 
 DEFAULT_MAJOR = 18
@@ -37,7 +40,7 @@ class EmbeddedServer(Server):
         super().__init__()
         self._supervisor = supervisor
         self.info = info
-        self.conninfo = supervisor.conninfo
+        self.conninfo = relying(supervisor.conninfo)
         self.template = TEMPLATE
         self.prefix = DATABASE_PREFIX
 
@@ -129,9 +132,10 @@ def _bare(cache: Cache, supervisor: Supervisor, binaries: Binaries) -> None:
 
 
 def _fill(supervisor: Supervisor, content: Content) -> None:
-    with connect(supervisor.conninfo) as connection:
+    conninfo = relying(supervisor.conninfo)
+    with connect(conninfo) as connection:
         create_database(connection, TEMPLATE)
-    content.fill(f"{supervisor.conninfo} dbname={TEMPLATE}")
+    content.fill(make_conninfo(conninfo, dbname=TEMPLATE))
 
 
 def _key(binaries: Binaries, content_key: str) -> str:

@@ -1,4 +1,8 @@
-"""The one thing the engine uses: a migrated template, and as many fresh clones of it as wanted."""
+"""The one thing the engine uses: a migrated template, and as many fresh clones of it as wanted.
+
+Roles that a run needs for itself (logins that act for others) are made with `change_roles`: they
+are noted where the next run finds them after a kill, and go with the environment.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from invariants.servers.base import (
 )
 from invariants.servers.choose import open_server
 from invariants.servers.clone import clone_database
+from invariants.servers.connect import with_own_search_path
 from invariants.servers.patches import apply_patch
 
 HANDLE_FORMAT = "1"
@@ -69,6 +74,7 @@ class Environment:
         self._owned = owned
         self._changes = tuple(changes)
         self._admin: psycopg.Connection | None = None
+        self._own_path: bool | None = None
         self._lock = threading.Lock()
         self._scratches: set[str] = set()
         self._closed = False
@@ -124,13 +130,14 @@ class Environment:
                 if self._admin is None or self._admin.closed:
                     self._admin = connect(self._conninfo)
                 clone_database(self._admin, name, self._template)
+                conninfo = self._conninfo_of(self._admin)
             except psycopg.Error as error:
                 if is_gone(error):
                     raise server_lost(str(error)) from error
                 raise InfrastructureError(
                     f"cannot create a scratch database: {database_message(error)}"
                 ) from error
-        made = Scratch(name, make_conninfo(self._conninfo, dbname=name), self)
+        made = Scratch(name, make_conninfo(conninfo, dbname=name), self)
         if self._changes:
             try:
                 with connect(made.conninfo) as altering:
@@ -142,6 +149,25 @@ class Environment:
                     f"cannot alter a scratch database: {database_message(error)}"
                 ) from error
         return made
+
+    def change_roles(self, *statements: str) -> None:
+        """Create or alter roles of this run, for as long as the environment lasts.
+
+        All statements or none; they concern roles only. A new role needs a name that nobody else
+        has: begin it with `role_prefix`, of this run alone. Roles so made need not be dropped: that
+        is done at the end, or by the next run after a kill. Raises `InfrastructureError`.
+        """
+        try:
+            with connect(self._conninfo) as admin, admin.transaction():
+                for statement in statements:
+                    admin.execute(statement.encode())
+        except psycopg.Error as error:
+            raise InfrastructureError(f"cannot change roles: {database_message(error)}") from error
+
+    @property
+    def role_prefix(self) -> str:
+        """What names of roles begin with that this run makes for itself."""
+        return f"{self._prefix}{secrets.token_hex(4)}_"
 
     def close(self) -> None:
         """Drop what we created and stop what we started; again is no error."""
@@ -187,6 +213,20 @@ class Environment:
                     f"cannot drop the scratch database {name}: {database_message(error)}"
                 ) from error
             self._scratches.discard(name)
+
+    def _conninfo_of(self, admin: psycopg.Connection) -> str:
+        """How to connect to a clone: with its own search path if a migration has given it one."""
+        if self._own_path is None:
+            # On a server that is not ours alone, what holds for all databases is not the schema's.
+            row = admin.execute(
+                "SELECT count(*) FROM pg_db_role_setting s, unnest(setconfig) c"
+                " WHERE starts_with(c, 'search_path=') AND (setdatabase ="
+                " (SELECT oid FROM pg_database WHERE datname = %s) OR setdatabase = 0 AND %s)"
+                " AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))",
+                [self._template, self.server.kind != "url"],
+            ).fetchone()
+            self._own_path = bool(row and row[0])
+        return with_own_search_path(self._conninfo) if self._own_path else self._conninfo
 
     def _drop_all(self) -> None:
         """Drop our scratch databases; a server that is gone has none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from invariants.errors import InfrastructureError, UsageError
-from invariants.servers.base import database_message
+from invariants.servers.base import connect, database_message
 
 # What may hide a semicolon. An E'..' string has backslash escapes, others do not.
 _TOKEN = re.compile(
@@ -43,7 +43,7 @@ def apply_patch(conninfo: str, path: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"{path}: cannot read this patch ({reason})") from error
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    with connect(conninfo) as connection:
         for statement in statements(script, str(path)):
             try:
                 connection.execute(statement.text.encode())

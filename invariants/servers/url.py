@@ -34,6 +34,7 @@ from invariants.servers.base import (
     version_number,
     where,
 )
+from invariants.servers.connect import relying
 
 JOURNAL = f"{DATABASE_PREFIX}journal"
 JOURNAL_COMMENT = "Journal of the invariants fuzzer; dropped when its last run ends."
@@ -84,7 +85,7 @@ def open_url(spec: str, content: Content, *, reason: str, say: Say) -> UrlServer
     Waits while another run has it, for INVARIANTS_LOCK_SECONDS at most. Raises InfrastructureError
     when the server cannot be reached or used.
     """
-    conninfo = _parse(spec)
+    conninfo = _relying(_parse(spec))
     with connect(conninfo) as connection:
         _check(connection, conninfo)
         info = ServerInfo("url", version_number(connection), reason)
@@ -124,6 +125,13 @@ def _parse(spec: str) -> str:
     if "PGCONNECT_TIMEOUT" not in os.environ:
         options.setdefault("connect_timeout", str(CONNECT_SECONDS))
     return make_conninfo("", **options)
+
+
+def _relying(conninfo: str) -> str:
+    try:
+        return relying(conninfo)
+    except psycopg.Error as error:
+        raise InfrastructureError(f"{where(conninfo)}: {database_message(error)}") from error
 
 
 def _wait_seconds() -> float:
