@@ -117,8 +117,14 @@ def _snapshot(connection: psycopg.Connection[Any]) -> RoleSnapshot:
         "memberships": _rows(connection, _MEMBERSHIPS.replace("{options}", options)),
         "settings": _rows(connection, _SETTINGS),
         "comments": _rows(connection, _COMMENTS),
-        "parameters": _rows(connection, _PARAMETERS),
+        "parameters": _parameters(connection),
     }
+
+
+def _parameters(connection: psycopg.Connection[Any]) -> list[list[Any]]:
+    """Privileges on parameters, which PostgreSQL 14 does not have."""
+    granted = connection.info.server_version >= 150000
+    return _rows(connection, _PARAMETERS) if granted else []
 
 
 def _rows(connection: psycopg.Connection[Any], query: str) -> list[list[Any]]:
@@ -279,7 +285,7 @@ class _Restore:
                 self._execute("COMMENT ON ROLE {} IS {}", name, sql.Literal(before.get(name)))
 
     def _parameters(self) -> None:
-        now = _rows(self._connection, _PARAMETERS)
+        now = _parameters(self._connection)
         before = self._wanted["parameters"]
         for parameter, grantee, privilege, grantable in now:
             if [parameter, grantee, privilege, grantable] not in before:

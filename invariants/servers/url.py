@@ -44,7 +44,7 @@ LOCK_WAIT_VARIABLE = "INVARIANTS_LOCK_SECONDS"
 LOCK_WAIT_SECONDS = 900.0
 LOCK_POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10
-OLDEST_VERSION = 150000
+OLDEST_VERSION = 140000
 
 
 class UrlServer(Server):
@@ -153,7 +153,7 @@ def _check(connection: psycopg.Connection, conninfo: str) -> None:
     if connection.info.server_version < OLDEST_VERSION:
         raise InfrastructureError(
             f"{where(conninfo)}: PostgreSQL {version_number(connection)} is too old; "
-            "use 15 or later"
+            "use 14 or later"
         )
     if standby:
         raise InfrastructureError(f"{where(conninfo)}: a standby takes no writes; name the primary")
