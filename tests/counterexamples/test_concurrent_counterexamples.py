@@ -169,9 +169,7 @@ def play(environment: Environment, finding: Finding) -> Windows:
 
 def isolation_tester(environment: Environment, finding: Finding) -> str:
     """What the isolation tester prints; it leaves the database without tenants."""
-    program = find_binaries(18).bin.parent / (
-        "lib/postgresql/pgxs/src/test/isolation/isolationtester"
-    )
+    (program,) = find_binaries(18).bin.parent.glob("lib/**/isolation/isolationtester")
     scratch = environment.scratch()
     try:
         # Twice: the second time it finds the database as it was.
