@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.checks import guards
+from invariants.checks import guards, model
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -137,9 +137,14 @@ class AppendOnly(Invariant):
                 wanted = {
                     c: v
                     for c, v in statement.assign
-                    if isinstance(v, int | str) and columns[c].type in COMPARABLE and row[c] != v
+                    if isinstance(v, int | str)
+                    and columns[c].type in COMPARABLE
+                    # Spelled otherwise it may be what is there already.
+                    and model.fits(columns[c], v)
+                    and row[c] != v
                 }
-                done = not wanted or (after is not None and any(after[c] != row[c] for c in wanted))
+                # With another key it is elsewhere, and no longer as it was.
+                done = not wanted or after is None or any(after[c] != row[c] for c in wanted)
             else:
                 wanted, done = {}, after is None
             if done:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from invariants.checks import model
+from invariants.checks.spelling import tenant_meant
 from invariants.contract.contract import Contract
 from invariants.execution.history import Change, History, Record, Step
 from invariants.schema.catalog import Catalog
@@ -106,6 +107,10 @@ class Case:
         value = record.get(tenancy.column)
         return None if value is None else str(value)
 
+    def acting_for(self, step: Step) -> str | None:
+        """The tenant that a step's session says it acts for, however it spells it."""
+        return tenant_meant(step.operation.actor.tenant, self.contract, self.catalog)
+
     def is_tenant_table(self, table: str) -> bool:
         """Whether each row of the table belongs to one tenant."""
         return table in self.contract.tenancy.tables or table == self.contract.tenancy.root
@@ -152,6 +157,14 @@ class Invariant(ABC):
     def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
         """What the contract lacks for this invariant to say anything; None when it has it."""
         del contract, catalog
+        return None
+
+    def unjudged(self, workload: Workload) -> str | None:
+        """Why this invariant says nothing of such a workload; None where it does."""
+        if workload.premise and workload.premise not in self.premises:
+            return f"{self.name} is not judged on the altered schema {workload.premise!r}"
+        if workload.sessions and not self.concurrent:
+            return f"{self.name} is not judged of sessions that go on side by side"
         return None
 
     def signature(self, kind: str, relation: str, guard: str) -> Signature:

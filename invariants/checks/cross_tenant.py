@@ -25,7 +25,6 @@ from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
 from invariants.workload import sql
 from invariants.workload.operations import (
-    OPERATOR,
     Call,
     Operation,
     Refresh,
@@ -106,7 +105,7 @@ class CrossTenant(Invariant):
                 if step.before not in owners:
                     rows = (r for r in step.before.records if r.table in tables)
                     owners[step.before] = {case.tenant_of(r) for r in rows}
-                count += bool(owners[step.before] - {step.operation.actor.tenant})
+                count += bool(owners[step.before] - {case.acting_for(step)})
         return count
 
     def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
@@ -121,11 +120,12 @@ class CrossTenant(Invariant):
                 continue
             position = answer.columns.index(column)
             rows = [r for r in answer.rows if r[position] is not None]
-            foreign = [r for r in rows if (r[position] or b"").decode() != actor.tenant]
+            tenant = case.acting_for(step)
+            foreign = [r for r in rows if (r[position] or b"").decode() != tenant]
             if not foreign:
                 continue
             source = f"{sql.name(statement.relation)}{'()' if isinstance(statement, Call) else ''}"
-            clause = f"{sql.name(column)}::text IS DISTINCT FROM {sql.literal(actor.tenant)}"
+            clause = f"{sql.name(column)}::text IS DISTINCT FROM {sql.literal(tenant)}"
             yield Violation(
                 signature=self.signature(
                     statement.kind,
@@ -149,7 +149,7 @@ class CrossTenant(Invariant):
             if not case.is_tenant_table(change.table):
                 continue
             owners = {case.tenant_of(r) for r in (change.before, change.after) if r}
-            if owners <= {actor.tenant}:
+            if owners <= {case.acting_for(step)}:
                 continue
             guard = reached(case, step, change) or guards.isolating(change.table, case.catalog)
             word = {"insert": "created", "update": "changed", "delete": "removed"}[change.effect]
@@ -229,7 +229,7 @@ class CrossTenant(Invariant):
         """Compare what `tenant` observes with and without the others.
 
         After a reference across tenants, a collision that the contract accepts, or maintenance that
-        succeeds in one world alone (a code that others use stays), the two worlds differ
+        comes out otherwise in one world (a code that others use stays), the two worlds differ
         for a known reason, and the comparison ends.
         """
         alone = iter(case.worlds[tenant].steps)
@@ -244,7 +244,7 @@ class CrossTenant(Invariant):
                 return
             if accepted and _collides(case, step, tenant):
                 return
-            if _maintained_apart(step, world):
+            if _maintained_apart(case, step, world, tenant):
                 return
             if step.operation.actor.tenant != tenant or not case.is_application(step):
                 continue
@@ -326,14 +326,20 @@ def _literals(workload: Workload) -> frozenset[bytes]:
     return frozenset(f.encode() for f in found)
 
 
-def _maintained_apart(step: Step, world: Step) -> bool:
-    """Whether maintenance, refreshes apart, was accepted in one world and refused in the other."""
-    operation = step.operation
-    if operation.actor.role != OPERATOR or all(
-        isinstance(s, Refresh) for s in operation.statements
-    ):
+def _maintained_apart(case: Case, step: Step, world: Step, tenant: str) -> bool:
+    """Whether others than the tenant changed its rows, or a list, in one world and not so in both.
+
+    Refreshes apart, maintenance that was accepted in one world and refused in the other; and what
+    changed rows of the tenant and found other rows to change where there are other tenants.
+    """
+    refreshes = all(isinstance(s, Refresh) for s in step.operation.statements)
+    if case.is_application(step) or refreshes:
         return False
-    return step.committed != world.committed
+    if step.committed != world.committed:
+        return True
+    return [a.count for a in step.answers] != [a.count for a in world.answers] and any(
+        case.tenant_of(r) == tenant for c in step.changes for r in (c.before, c.after) if r
+    )
 
 
 def _collides(case: Case, step: Step, tenant: str) -> bool:

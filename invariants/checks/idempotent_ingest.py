@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from invariants.checks import guards
+from invariants.checks import guards, messages, model
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -59,37 +59,22 @@ class IdempotentIngest(Invariant):
                     yield from self._duplicate(case, step, change.after)
 
     def _redelivered(self, case: Case) -> Iterator[Violation]:
-        first: dict[tuple[object, int], Step] = {}
-        for step in case.history.steps:
-            delivery = step.operation.delivery
-            if delivery is None:
-                continue
-            message = (step.operation.actor.tenant, delivery)
-            earlier = first.get(message)
-            if earlier is None:
-                if step.committed and any(c.effect == "insert" for c in step.changes):
-                    first[message] = step
-                continue
-            if not _still_there(case, earlier, step):
-                continue
-            if step.error is not None and not step.gave_way:
+        for earlier, step in _deliveries(case):
+            if (
+                step.error is not None
+                and not step.gave_way
+                and messages.ignores_what_is_there(step.operation)
+                and messages.identical(
+                    earlier.operation, step.operation, case.contract, case.catalog
+                )
+            ):
                 yield self._refused(case, earlier, step)
             for change in step.changes:
                 yield self._changed(case, earlier, step, change)
 
     def examined(self, case: Case) -> int:
         """Deliveries of a message whose first delivery is still there."""
-        first: dict[tuple[object, int], Step] = {}
-        count = 0
-        for step in case.history.steps:
-            if step.operation.delivery is None:
-                continue
-            message = (step.operation.actor.tenant, step.operation.delivery)
-            if message in first:
-                count += _still_there(case, first[message], step)
-            elif step.committed and any(c.effect == "insert" for c in step.changes):
-                first[message] = step
-        return count
+        return sum(1 for _ in _deliveries(case))
 
     def unruled(self, contract: Contract, catalog: Catalog) -> str | None:
         """Without a rule there is nothing to check."""
@@ -138,12 +123,14 @@ class IdempotentIngest(Invariant):
         for step in case.history.steps:
             if step.operation.delivery is None or not step.committed:
                 continue
+            if not messages.ignores_what_is_there(step.operation):
+                # What else it does may well have removed the row, or changed its key.
+                continue
             for statement in step.operation.statements:
                 rule = _rule(case, statement.relation)
                 if rule is None or not isinstance(statement, Insert):
                     continue
-                for values in statement.rows:
-                    row = dict(zip(statement.columns, values, strict=True))
+                for row in messages.rows(statement):
                     if _is_lost(case, rule, step, row):
                         yield self._lost(case, rule, step, statement, row)
 
@@ -228,7 +215,11 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
     table = case.catalog.tables[rule.table]
     if key is None or tenant is None or tenant != step.operation.actor.tenant:
         return False
-    if any(table.columns[c].type not in COMPARABLE for c in key[0]):
+    if any(
+        table.columns[c].type not in COMPARABLE or not model.fits(table.columns[c], row[c])
+        for c in key[0]
+    ):
+        # The server may read it as something that is spelled otherwise.
         return False
     taken = tuple(row.get(c) for c in table.primary_key)
     return not any(
@@ -247,13 +238,70 @@ def _key(case: Case, rule: Idempotency, row: Record | Mapping[str, Value]) -> Ke
     return case.contract.key_of(rule.table, row.values if isinstance(row, Record) else row)
 
 
-def _still_there(case: Case, earlier: Step, step: Step) -> bool:
-    """Whether what the first delivery wrote is there with its keys, so a second adds nothing."""
-    for change in earlier.changes:
-        if change.effect != "insert":
+def _deliveries(case: Case) -> Iterator[tuple[Step, Step]]:
+    """Deliveries of a message that was accepted before and is still there, with the first one."""
+    first: dict[tuple[object, int], list[Step]] = {}
+    for step in case.history.steps:
+        operation = step.operation
+        if operation.delivery is None:
             continue
-        now = step.before.find(change.table, change.record.key)
-        rule = _rule(case, change.table)
-        if now is None or (rule and _key(case, rule, now) != _key(case, rule, change.record)):
+        known = first.setdefault((operation.actor.tenant, operation.delivery), [])
+        earlier = next(
+            (
+                e
+                for e in known
+                if messages.same(e.operation, operation, case.contract, case.catalog)
+            ),
+            None,
+        )
+        if earlier is None:
+            if step.committed and any(c.effect == "insert" for c in step.changes):
+                known.append(step)
+        elif _still_there(case, earlier, step) and not _misnamed(case, earlier, step):
+            yield earlier, step
+
+
+def _still_there(case: Case, earlier: Step, step: Step) -> bool:
+    """Whether what the message says is there with its keys, so a second delivery adds nothing."""
+    sent = [(s.relation, r) for s in _inserts(step) for r in messages.rows(s)]
+    made = [c.record for c in earlier.changes if c.effect == "insert"]
+    for record in made:
+        now = step.before.find(record.table, record.key)
+        rule = _rule(case, record.table)
+        if now is None or (rule and _key(case, rule, now) != _key(case, rule, record)):
             return False
-    return True
+    tables = {table for table, _ in sent}
+    if sum(record.table in tables for record in made) >= len(sent):
+        return True
+    # What was there before the first delivery did not come with it, and may have gone since.
+    return all(
+        any(
+            case.contract.key_of(table, row)
+            == case.contract.key_of(table, known.values)
+            is not None
+            and case.tenant_of(known) == step.operation.actor.tenant
+            for known in step.before.rows(table)
+        )
+        for table, row in sent
+    )
+
+
+def _misnamed(case: Case, earlier: Step, step: Step) -> bool:
+    """Whether a row's id is none, or another row's: what is refused then is the id."""
+    made = {(c.table, c.record.key) for c in earlier.changes if c.effect == "insert"}
+    for statement in _inserts(step):
+        table = case.catalog.tables[statement.relation]
+        for row in messages.rows(statement):
+            if any(
+                c in row and not model.fits(table.columns[c], row[c]) for c in table.primary_key
+            ):
+                return True
+            key = tuple(row.get(c) for c in table.primary_key)
+            taken = any(state.find(statement.relation, key) for state in step.since[:-1])
+            if taken and (statement.relation, key) not in made:
+                return True
+    return False
+
+
+def _inserts(step: Step) -> list[Insert]:
+    return [s for s in step.operation.statements if isinstance(s, Insert)]

@@ -7,6 +7,7 @@ as well: `commits` is None, or there is no prediction at all.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
+from invariants.checks.spelling import tenant_meant
 from invariants.contract.contract import ANYBODY, Contract, Pii, Sum
 from invariants.execution.history import State, Step
 from invariants.schema.catalog import Catalog, Column, Relation
@@ -120,6 +122,8 @@ class _Model:
         self.contract, self.catalog = contract, catalog
         self.before, self.operation = before, operation
         self.role, self.tenant = operation.actor.role, operation.actor.tenant
+        # Whether the schema knows a tenant that is spelled otherwise is for the schema to say.
+        self.known_as_it_is = tenant_meant(self.tenant, contract, catalog) == self.tenant
         self.tables: dict[str, dict[Key, Values]] = {}
         self.touched: set[tuple[str, Key]] = set()
         self.selected: dict[int, tuple[str, frozenset[Key]]] = {}
@@ -127,6 +131,7 @@ class _Model:
         self.open_end = False
 
     def run(self) -> Prediction:
+        _need(self.known_as_it_is)
         if self.role == self.contract.tenancy.erased_by and (erased := self._erasure()):
             return erased
         for position, statement in enumerate(self.operation.statements):
@@ -184,6 +189,8 @@ class _Model:
         """TRUNCATE takes the rows of every tenant, and may be of what the role repairs."""
         if self.contract.repairs(self.role, statement.relation):
             emptied = self._emptied(statement.relation)
+            # What is still to be checked about a table keeps it from being emptied.
+            _need(not self._touches(*emptied))
             _require(statement.cascade or emptied == {statement.relation}, "reference")
             _need(emptied <= {*self.contract.tenancy.tables})
             for table in emptied:
@@ -216,6 +223,7 @@ class _Model:
         key = self.catalog.tables[root].primary_key
         match self.operation.statements:
             case (Delete(relation, ((column, value),)),) if relation == root and (column,) == key:
+                _need(fits(self.catalog.tables[root].columns[column], value))
                 there = self.before.find(root, (value,)) is not None
                 return Prediction(True, erased=str(value) if there else None)
             case (Delete(relation),) if relation == root:
@@ -258,8 +266,10 @@ class _Model:
         if relation.kind != "table":
             # What a view shows is for the read path to say; that it can be read is said here.
             _need(not statement.where and not statement.leak)
+            _need(set(statement.columns) <= relation.columns.keys())
             return
         _need(not statement.leak)
+        _need(set(statement.columns) <= relation.columns.keys())
         if statement.columns and not set(relation.primary_key) <= set(statement.columns):
             return
         _need(relation.primary_key)
@@ -270,7 +280,7 @@ class _Model:
 
     def _seen_by_actor(self, relation: Relation, where: Assignments) -> list[tuple[Key, Values]]:
         """The rows a condition finds among those of the actor's tenant."""
-        _need(all(self._comparable(relation, c) for c, _ in where))
+        _need(all(self._comparable(relation, c, v) for c, v in where))
         column = self.contract.tenancy.column
         scoped = self._scoped(relation)
         return [
@@ -279,9 +289,11 @@ class _Model:
             if (not scoped or row[column] == self.tenant) and _matches(row, where)
         ]
 
-    def _comparable(self, relation: Relation, column: str) -> bool:
+    def _comparable(self, relation: Relation, column: str, value: Value) -> bool:
         found = relation.columns.get(column)
-        return found is not None and found.type in _PLAIN and found.type != "jsonb"
+        if found is None or found.type not in _PLAIN or found.type == "jsonb":
+            return False
+        return value is None or bool(fits(found, value))
 
     def _insert(self, statement: Insert) -> None:
         relation = self._writable("insert", statement.relation)
@@ -289,8 +301,11 @@ class _Model:
         if conflict is not None and conflict.updates:
             _require(self.contract.may(self.role, "update", relation.name), "privilege")
             _need(conflict.target == relation.primary_key and not conflict.where)
+            # What a row does not say is its default there.
+            _need(set(conflict.updates) <= set(statement.columns))
         elif conflict is not None:
-            _need(not conflict.target)
+            _need(not conflict.target and not conflict.where)
+        _need(len(set(statement.columns)) == len(statement.columns))
         for values in statement.rows:
             row = dict(zip(statement.columns, values, strict=True))
             self._new(relation, row)
@@ -340,6 +355,8 @@ class _Model:
         for verb in ("select", *(("update",) if statement.updates else ())):
             _require(self.contract.may(self.role, verb, relation.name), "privilege")
         _need(statement.on == relation.primary_key)
+        _need(len(set(statement.columns)) == len(statement.columns))
+        _need({*statement.on, *statement.updates} <= set(statement.columns))
         row = dict(zip(statement.columns, statement.row, strict=True))
         for name, value in row.items():
             _need(name in relation.columns)
@@ -551,9 +568,9 @@ class _Model:
         """The type takes the value, whatever else is said of it."""
         _need(not column.generated and not column.is_array)
         if value is not None:
-            fits = _fits(column, value)
-            _need(fits is not None)
-            _require(fits, "type")
+            taken = fits(column, value)
+            _need(taken is not None)
+            _require(taken, "type")
 
     def _allowed(self, relation: Relation, column: Column, value: Value) -> None:
         """The contract lets the column take a value of its type."""
@@ -727,8 +744,8 @@ def _moment(value: Any) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _fits(column: Column, value: Value) -> bool | None:
-    """Whether the column's type takes a value; None where that is not known here."""
+def fits(column: Column, value: Value) -> bool | None:
+    """Whether the column's type takes a value, and spells it so; None where that is not known."""
     kind = column.type
     if column.enum:
         return value in column.enum
@@ -741,11 +758,33 @@ def _fits(column: Column, value: Value) -> bool | None:
     if kind == "boolean":
         return True if isinstance(value, bool) else None
     if kind in ("json", "jsonb"):
-        return True if isinstance(value, Json) else None
+        return True if isinstance(value, Json) and _storable(value) else None
     if kind == "uuid":
         return True if isinstance(value, str) and _UUID.match(value) else None
     if kind.startswith("timestamp"):
-        return True if isinstance(value, str) and _TIME.match(value) else None
+        return True if isinstance(value, str) and _is_time(value) else None
     if kind == "numeric":
         return True if isinstance(value, str) and _NUMBER.match(value) else None
     return None
+
+
+def _is_time(value: str) -> bool:
+    if not _TIME.match(value):
+        return False
+    if value.endswith("infinity"):
+        return True
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _storable(value: Json) -> bool:
+    """Whether jsonb certainly takes a document: it has no NUL, no half of a character, no NaN."""
+    try:
+        text = json.dumps(value.document, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:
+        return False
+    return "\\u0000" not in text

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
+from invariants.checks.spelling import moment
 from invariants.contract.contract import Contract, ReadColumn, ReadPath
 from invariants.execution.history import Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql
-from invariants.workload.operations import Refresh, Select
+from invariants.workload.operations import OPERATOR, Operation, Refresh, Select, Statement
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _MAXIMA = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
@@ -55,10 +55,12 @@ class ReadPathTrue(Invariant):
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Check every refresh, the shape of every view, and every read of one."""
-        filled = dict.fromkeys(case.catalog.materialized_views, case.history.initial)
+        filled: dict[str, State | None] = dict.fromkeys(
+            case.catalog.materialized_views, case.history.initial
+        )
         paths = {path.view: path for path in case.contract.read_paths}
         for step in case.history.steps:
-            if isinstance(step.operation.statements[0], Refresh):
+            if _is_refresh(step.operation):
                 if step.error is not None:
                     yield self._unrefreshed(case, step)
                 else:
@@ -66,23 +68,26 @@ class ReadPathTrue(Invariant):
                 continue
             for statement, answer in step.queries:
                 path = paths.get(statement.relation)
-                if path is None or not isinstance(statement, Select) or statement.where:
+                state = filled[path.filled_by] if path else None
+                if path is None or state is None or not _is_read(statement):
+                    continue
+                if any(isinstance(s, Refresh) for s in step.operation.statements):
                     continue
                 if case.is_application(step):
                     if wrong := self._misshapen(case, step, path):
                         yield wrong
                         return
-                    yield from self._misread(case, step, path, answer, filled[path.filled_by])
+                    yield from self._misread(case, step, path, answer, state)
+            # Filled in the middle of something else: with what, is not known.
+            filled |= {s.relation: None for s, _ in step.queries if isinstance(s, Refresh)}
 
     def examined(self, case: Case) -> int:
         """Reads of a read path; refreshes, where the contract has none yet."""
         views = {path.view for path in case.contract.read_paths}
         if not views:
-            return sum(
-                isinstance(step.operation.statements[0], Refresh) for step in case.history.steps
-            )
+            return sum(_is_refresh(step.operation) for step in case.history.steps)
         return sum(
-            isinstance(statement, Select) and statement.relation in views and not statement.where
+            statement.relation in views and _is_read(statement)
             for step in case.history.steps
             if case.is_application(step)
             for statement, _ in step.queries
@@ -135,6 +140,9 @@ class ReadPathTrue(Invariant):
         self, case: Case, step: Step, path: ReadPath, answer: Answer, state: State
     ) -> Iterator[Violation]:
         tenant = step.operation.actor.tenant
+        if tenant != case.acting_for(step):
+            # Whether a schema knows a tenant that is spelled otherwise, the contract does not say.
+            return
         rows = [r for r in state.rows(path.table) if case.tenant_of(r) == tenant]
         places = [answer.columns.index(c.name) for c in path.columns]
         got = [
@@ -204,6 +212,18 @@ class ReadPathTrue(Invariant):
         )
 
 
+def _is_refresh(operation: Operation) -> bool:
+    """Whether it is the maintenance of views and nothing else."""
+    return operation.actor.role == OPERATOR and all(
+        isinstance(s, Refresh) for s in operation.statements
+    )
+
+
+def _is_read(statement: Statement) -> bool:
+    """Whether a client reads a view as the API does: all of it."""
+    return isinstance(statement, Select) and statement == Select(statement.relation)
+
+
 def _listed(columns: list[tuple[str, str]]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in columns)
 
@@ -221,18 +241,24 @@ def _expected(
         case "any":
             return any(values)
         case "latest":
-            latest = max(rows, key=lambda r: tuple(str(r[c]) for c in path.latest_by))
+            kinds = {c: case.catalog.tables[path.table].columns[c].type for c in path.latest_by}
+            latest = max(rows, key=lambda r: tuple(_order(k, r[c]) for c, k in kinds.items()))
             return latest[column.source]
         case "age":
-            return _age(case.history.clock, max(map(str, values)), _MAXIMA.get(column.type))
+            last = max(map(str, values), key=moment)
+            return _age(case.history.clock, last, _MAXIMA.get(column.type))
 
 
-def _age(now: float, moment: str, maximum: int | None) -> float:
+def _order(kind: str, value: Any) -> Any:
+    """A value to order rows by, as the server orders it."""
+    known = 0 if value is None else moment(value) if kind.startswith("timestamp") else value
+    return value is not None, known
+
+
+def _age(now: float, last: str, maximum: int | None) -> float:
     """Seconds since a moment as row_to_json prints it, from 0 to what the type holds."""
     top = float("inf") if maximum is None else float(maximum)
-    if moment.endswith("infinity"):
-        return top if moment.startswith("-") else 0.0
-    return min(max(now - datetime.fromisoformat(moment).timestamp(), 0.0), top)
+    return min(max(now - moment(last) / 1_000_000, 0.0), top)
 
 
 def _agrees(column: ReadColumn, got: Shown, wanted: Any) -> bool:
@@ -249,23 +275,20 @@ def _agrees(column: ReadColumn, got: Shown, wanted: Any) -> bool:
             return _canonical(column.type, got) == _canonical(column.type, str(wanted))
 
 
-def _canonical(kind: str, text: str) -> str:
+def _canonical(kind: str, text: str) -> str | float:
     """Times are spelled with a T and minutes of offset by row_to_json, without by a SELECT."""
-    if not kind.startswith("timestamp") or "infinity" in text:
-        return text
-    moment = datetime.fromisoformat(re.sub(r"([+-]\d\d)\Z", r"\1:00", text))
-    return moment.isoformat()
+    return moment(text) if kind.startswith("timestamp") else text
 
 
 def _condition(column: ReadColumn, wanted: Any, rows: list[Record]) -> str:
     """An SQL condition: the column shows what it must."""
     name = sql.name(column.name)
     if column.summary == "age":
-        moment = sql.literal(max(str(r[column.source]) for r in rows))
+        last = sql.literal(max((str(r[column.source]) for r in rows), key=moment))
         seconds = (
             f"{wanted:.0f}"
-            if "infinity" in moment
-            else f"greatest(0, least(extract(epoch FROM now() - {moment}::timestamptz), "
+            if "infinity" in last
+            else f"greatest(0, least(extract(epoch FROM now() - {last}::timestamptz), "
             f"{_MAXIMA.get(column.type, 2**63 - 1)}))"
         )
         return f"abs({name} - {seconds}) <= {_CLOCK_TOLERANCE_SECONDS}"

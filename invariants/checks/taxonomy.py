@@ -24,6 +24,7 @@ from invariants.errors import UsageError
 from invariants.execution.history import Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql
+from invariants.workload.operations import Truncate
 
 
 class TaxonomyKept(Invariant):
@@ -168,7 +169,11 @@ class TaxonomyKept(Invariant):
 
     def _spread(self, case: Case, rule: Taxonomy, step: Step) -> Iterator[Violation]:
         """Maintenance of the list must not reach the rows that use it."""
-        if {s.relation for s in step.operation.statements} != {rule.table}:
+        statements = step.operation.statements
+        if {s.relation for s in statements} != {rule.table}:
+            return
+        if any(isinstance(s, Truncate) and s.cascade for s in statements):
+            # It asks for that.
             return
         for change in step.changes:
             if change.table != rule.table and change.before is not None:

@@ -317,7 +317,8 @@ class Explorer:
             except UsageError:
                 # Kept by another version, or by nobody: it is no example of ours.
                 continue
-            self._try(invariant, search, tally, kept.workload)
+            if invariant.unjudged(kept.workload) is None:
+                self._try(invariant, search, tally, kept.workload)
 
     def _try(self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload) -> None:
         """Execute one workload and pursue whatever it shows."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, TypeVar
 
+from invariants.checks import messages
 from invariants.contract.contract import Contract
 from invariants.schema.catalog import Catalog
 from invariants.workload import schedules
@@ -52,24 +54,26 @@ def reduce(workload: Workload, fails: Attempt, contract: Contract, catalog: Cata
     Removes operations in ever smaller chunks, then simplifies what is left until no single step
     makes it smaller; of sessions, the order of their turns as well. Primary keys stay: without them
     the server would choose, and every replay would be another. Nor do rows lose the last of their
-    idempotency keys: what fails for the lack of one is another failure. `workload` itself is taken
-    to fail.
+    idempotency keys: what fails for the lack of one is another failure; and deliveries of a message
+    stay the same message: they are changed alike. `workload` itself is taken to fail.
     """
     if workload.sessions:
         schedule = schedules.expanded(workload.sessions, workload.schedule)
         workload = replace(workload, schedule=schedule)
     tried: set[Workload] = {workload}
     keyless = _keyless(workload, contract, catalog)
+    estranged = _estranged(workload, contract, catalog)
 
     def attempt(candidate: Workload) -> bool:
-        nonlocal keyless
+        nonlocal keyless, estranged
         if candidate in tried:
             return False
         tried.add(candidate)
         count = _keyless(candidate, contract, catalog)
-        if count > keyless or not fails(candidate):
+        apart = _estranged(candidate, contract, catalog)
+        if count > keyless or apart > estranged or not fails(candidate):
             return False
-        keyless = count
+        keyless, estranged = count, apart
         return True
 
     workload = _without_chunks(workload, attempt)
@@ -118,6 +122,30 @@ def _keyless(workload: Workload, contract: Contract, catalog: Catalog) -> int:
     )
 
 
+def _estranged(workload: Workload, contract: Contract, catalog: Catalog) -> int:
+    """How far deliveries with one number are from being the same message and saying the same."""
+    return sum(
+        not alike(one, other, contract, catalog)
+        for one, other in combinations(workload.all_operations, 2)
+        if one.delivery is not None and one.delivery == other.delivery
+        for alike in (messages.same, messages.identical)
+    )
+
+
+def _replaced(
+    workload: Workload, index: int, changed: Operation, contract: Contract, catalog: Catalog
+) -> Workload:
+    """The workload with one operation changed, and other deliveries of its message with it."""
+    original = workload.all_operations[index]
+    candidate = schedules.with_operation(workload, index, changed)
+    if changed.delivery is not None:
+        for i, other in enumerate(workload.all_operations):
+            if i != index and messages.identical(original, other, contract, catalog):
+                again = messages.renewed(changed, original, other, catalog)
+                candidate = schedules.with_operation(candidate, i, again)
+    return candidate
+
+
 def _with_bare_inserts(
     workload: Workload, attempt: Attempt, contract: Contract, catalog: Catalog
 ) -> Workload:
@@ -126,6 +154,9 @@ def _with_bare_inserts(
         for j, statement in enumerate(operation.statements):
             table = catalog.tables.get(statement.relation)
             if not isinstance(statement, Insert) or table is None:
+                continue
+            if workload.all_operations[i].statements[j] != statement:
+                # It has become so with another delivery of its message.
                 continue
             demanded = {
                 c
@@ -145,7 +176,7 @@ def _with_bare_inserts(
                 changed = replace(
                     operation, statements=(*statements[:j], bare, *statements[j + 1 :])
                 )
-                candidate = schedules.with_operation(workload, i, changed)
+                candidate = _replaced(workload, i, changed, contract, catalog)
                 if attempt(candidate):
                     workload = candidate
                     break
@@ -165,10 +196,10 @@ def _smaller(workload: Workload, contract: Contract, catalog: Catalog) -> Iterat
         yield replace(workload, premise="")
     for i, operation in enumerate(operations):
         for simpler in _smaller_operation(operation, workload, contract, catalog):
-            yield schedules.with_operation(workload, i, simpler)
+            yield _replaced(workload, i, simpler, contract, catalog)
     for i, operation in enumerate(operations):
         for moved in _moved(operation, workload):
-            yield schedules.with_operation(workload, i, moved)
+            yield _replaced(workload, i, moved, contract, catalog)
     renamed = _mapped(workload, _Numbering())
     if renamed != workload:
         yield renamed

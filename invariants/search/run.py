@@ -183,6 +183,8 @@ def replay(
             raise UsageError(
                 f"{one.path}: invariant {one.invariant!r} is not known to this version"
             )
+        if reason := invariant.unjudged(one.workload):
+            raise UsageError(f"{one.path}: {reason}; name a counterexample as a run wrote it")
         with Judge(environment, contract) as judge:
             case, violations = judge.violations(invariant, one.workload)
             found = by_signature(violations)
