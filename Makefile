@@ -11,7 +11,7 @@ RUN ?=
 NIGHT := .invariants/last-night
 
 .DEFAULT_GOAL := help
-.PHONY: help setup invariants mutants gate last-night test lint bench history clean
+.PHONY: help setup invariants mutants gate last-night test slow lint bench history clean
 
 help:
 	@echo 'make invariants   search for violations of the schema at its newest revision'
@@ -20,6 +20,7 @@ help:
 	@echo 'make gate         may this schema be released? writes report/'
 	@echo 'make last-night   replay what the nightly workflow kept (needs gh, the GitHub CLI)'
 	@echo 'make test         run the tests (ARGS="-k servers")'
+	@echo 'make slow         run the tests that take minutes, or need what few machines have'
 	@echo 'make lint         check style, format, types and which way imports run'
 	@echo 'make bench        print how fast it is'
 	@echo 'make history      bring the tables of docs/findings.md up to date (a quarter of an hour)'
@@ -58,6 +59,9 @@ last-night: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+slow: $(READY)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/python -m ruff check

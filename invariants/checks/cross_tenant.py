@@ -115,7 +115,7 @@ class CrossTenant(Invariant):
                 continue
             column = case.contract.tenancy.column
             if statement.relation == case.contract.tenancy.root:
-                column = case.catalog.tables[statement.relation].primary_key[0]
+                column = case.catalog.tables[statement.relation].id_column
             if column not in answer.columns:
                 continue
             position = answer.columns.index(column)
@@ -208,7 +208,7 @@ class CrossTenant(Invariant):
             if row.table in seen or step.after.find(root, (tenant,)) is not None:
                 continue
             seen.add(row.table)
-            column, (key,) = case.contract.tenancy.column, case.catalog.tables[root].primary_key
+            column, key = case.contract.tenancy.column, case.catalog.tables[root].id_column
             reference = case.catalog.tables[row.table].foreign_key_of(column)
             owned = row_matches(row.table, key_of(case, row) | {column: tenant})
             yield Violation(

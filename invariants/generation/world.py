@@ -120,8 +120,8 @@ class World:
         )
 
     def id_column(self, table: str) -> str:
-        """The column with the id: the first of the primary key."""
-        return self.catalog.tables[table].primary_key[0]
+        """The column with the id."""
+        return self.catalog.tables[table].id_column
 
     def new_id(self, table: str) -> str:
         """An id that no row of the table has yet."""

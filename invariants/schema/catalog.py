@@ -130,6 +130,15 @@ class Relation:
     row_security: bool = False
     row_security_forced: bool = False
 
+    @property
+    def id_column(self) -> str:
+        """The column with the id: the first of the primary key.
+
+        A schema that lacks one is tried like any other: by a column that is never empty.
+        """
+        never_empty = (name for name, column in self.columns.items() if column.not_null)
+        return next(iter((*self.primary_key, *never_empty, *self.columns)))
+
     def foreign_key_of(self, column: str) -> ForeignKey | None:
         """The foreign key this column takes part in, if any; single-column keys first."""
         keys = [k for k in self.foreign_keys if column in k.columns]

@@ -1,0 +1,16 @@
+"""Who acts for an organisation reads its notes and no others."""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+OWN = "org_id = nullif(current_setting('app.org', true), '')::uuid"
+
+
+def upgrade():
+    op.execute(f"ALTER POLICY of_org ON notes USING ({OWN})")
+
+
+def downgrade():
+    op.execute("ALTER POLICY of_org ON notes USING (true)")
