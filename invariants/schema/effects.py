@@ -32,6 +32,8 @@ _IDENTITIES = {
     "SVFOP_USER": "current_user",
     "SVFOP_SESSION_USER": "session_user",
 }
+# Functions that hand on what they are given.
+_PASSING = frozenset({"current_setting", "nullif", "coalesce", "lower", "upper", "trim", "btrim"})
 _JSON_PATHS = frozenset(
     f"{kind}_extract_path{text}" for kind in ("json", "jsonb") for text in ("", "_text")
 )
@@ -44,6 +46,22 @@ class Setting:
     name: str
     claims: frozenset[Parts] = frozenset()
     literals: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Match:
+    """A column that is compared with what the session says: a setting, who acts, what a call gives.
+
+    `claim` is the way to a key in the setting's document. `reads` are relations of a subquery that
+    the column's value has to be in.
+    """
+
+    column: Parts
+    setting: str = ""
+    claim: Parts = ()
+    identity: str = ""
+    call: Parts = ()
+    reads: frozenset[Parts] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class Effects:
     identities: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     columns: frozenset[Parts] = frozenset()
+    matches: frozenset[Match] = frozenset()
     literals: frozenset[str] = frozenset()
     raises: bool = False
     opaque: bool = False
@@ -153,6 +172,7 @@ class _Walk:
     identities: set[str] = field(default_factory=set)
     channels: set[str] = field(default_factory=set)
     columns: set[Parts] = field(default_factory=set)
+    matches: set[Match] = field(default_factory=set)
     literals: set[str] = field(default_factory=set)
     raises: bool = False
     opaque: bool = False
@@ -262,10 +282,36 @@ class _Walk:
                 self._claimed(left, tuple(p.strip().strip('"') for p in path))
             return
         for one, other in ((left, right), (right, left)):
+            self._compared(one, other)
             for literal in _constants(other):
                 self.settings |= {
                     Setting(s.name, s.claims, frozenset({literal})) for s in _asked(one)
                 }
+
+    def _SubLink(self, node: Node, local: frozenset[str]) -> None:
+        del local
+        self._compared(node.get("testexpr"), node.get("subselect"))
+
+    def _compared(self, one: Node, other: Node) -> None:
+        """A column on one side, and something of the session on the other."""
+        column = _column(one)
+        if not column:
+            return
+        walk = _Walk()
+        walk.visit(other)
+        said = walk.effects()
+        for setting in said.settings:
+            # The longest ways are whole; those they begin with were met on the way.
+            whole = [c for c in setting.claims if not any(_begins(c, d) for d in setting.claims)]
+            self.matches |= {Match(column, setting.name, c) for c in whole or [()]}
+        self.matches |= {Match(column, identity=i) for i in said.identities}
+        self.matches |= {
+            Match(column, call=c)
+            for c in said.calls
+            if c[-1] not in _PASSING and c[0] != "pg_catalog"
+        }
+        if said.reads:
+            self.matches.add(Match(column, reads=said.reads))
 
     def _claimed(self, node: Node, path: Parts) -> None:
         """A key taken from the document that a setting holds, at the end of those before it."""
@@ -355,6 +401,19 @@ def _merged(found: Iterable[Setting]) -> frozenset[Setting]:
         )
         for name, same in by_name.items()
     )
+
+
+def _begins(one: Parts, other: Parts) -> bool:
+    return len(one) < len(other) and other[: len(one)] == one
+
+
+def _column(node: Node) -> Parts:
+    """The column that a node is, whatever it is cast to; empty for anything else."""
+    while isinstance(node, dict) and "TypeCast" in node:
+        node = node["TypeCast"].get("arg")
+    if isinstance(node, dict) and "ColumnRef" in node:
+        return _strings(node["ColumnRef"].get("fields"))
+    return ()
 
 
 def _asked(node: Node) -> frozenset[Setting]:

@@ -6,6 +6,7 @@ import pytest
 
 from invariants.schema.effects import (
     Effects,
+    Match,
     Setting,
     of_expression,
     of_query,
@@ -55,6 +56,32 @@ class TestExpressions:
         assert of_expression(compared).settings == {
             Setting("app.all", literals=frozenset(literals))
         }
+
+    @pytest.mark.parametrize(
+        ("expression", "match"),
+        [
+            (
+                "org_id = nullif(current_setting('app.org', true), '')::uuid",
+                Match(("org_id",), setting="app.org"),
+            ),
+            (
+                "(current_setting('jwt')::json -> 'a' ->> 'org')::uuid = t.org_id",
+                Match(("t", "org_id"), setting="jwt", claim=("a", "org")),
+            ),
+            ("org_id::text = CURRENT_USER", Match(("org_id",), identity="current_user")),
+            ("user_id = auth.uid()", Match(("user_id",), call=("auth", "uid"))),
+            ("user_id = (SELECT auth.uid())", Match(("user_id",), call=("auth", "uid"))),
+            ("org_id IN (SELECT my_orgs())", Match(("org_id",), call=("my_orgs",))),
+            (
+                "org_id IN (SELECT m.org_id FROM members m WHERE m.user_id = auth.uid())",
+                Match(("org_id",), reads=frozenset({("members",)})),
+            ),
+        ],
+    )
+    def test_a_column_is_matched_with_what_the_session_says(
+        self, expression: str, match: Match
+    ) -> None:
+        assert match in of_expression(expression).matches
 
     def test_who_acts_is_asked_by_either_name(self) -> None:
         assert of_expression("owner = CURRENT_USER").identities == {"current_user"}
