@@ -12,6 +12,7 @@ from invariants.errors import InfrastructureError
 from invariants.servers import open_server
 from invariants.servers.base import Content, database_message
 from invariants.servers.binaries import find_binaries, having
+from tests.conftest import lacking
 
 
 def creating(*extensions: str) -> Content:
@@ -40,7 +41,7 @@ def test_the_default_has_contrib_modules(cache: Path) -> None:
 def test_another_embedded_server_is_taken_for_what_the_default_lacks(cache: Path) -> None:
     del cache
     if not having("pgcrypto"):
-        pytest.skip("no package with pgcrypto is installed")
+        lacking("no package with pgcrypto is installed")
     assert "pgcrypto" not in find_binaries(18).extensions
     said: list[str] = []
     with closing(
