@@ -14,15 +14,19 @@ import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from invariants.checks.base import Case, Violation
+from invariants.counterexamples import fitting
 from invariants.counterexamples.narration import narrate, summarise
 from invariants.counterexamples.script import script
 from invariants.counterexamples.spec import spec
 from invariants.counterexamples.windows import windows
 from invariants.errors import InfrastructureError, UsageError
-from invariants.workload.operations import Workload, workload_from_json, workload_to_json
+from invariants.reading import Misfit, Text, fit, read_json, shown
+from invariants.workload.format import Name, WorkloadFile, workload_from_file, workload_to_json
+from invariants.workload.operations import Workload
 
 FORMAT = 1
 
@@ -174,27 +178,44 @@ class Kept:
     revision: str = ""
 
 
-def load(path: Path) -> Kept:
-    """Read a counterexample file. Raises `UsageError` naming the file when it is not one."""
+_REMEDY = "name a counterexample's .json that a run wrote"
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file as it is written; `summary` and `seed` are for people."""
+
+    format: int
+    invariant: Name
+    signature: Name
+    workload: WorkloadFile
+    summary: Text = ""
+    seed: int | None = None
+    revision: Text = ""
+
+
+def _workload(file: WorkloadFile) -> Workload:
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
+        fitting.check_premise(file.premise)
+        return workload_from_file(file)
+    except Misfit as misfit:
+        raise misfit.under("workload") from None
+
+
+def load(path: Path) -> Kept:
+    """Read a counterexample file. Raises `UsageError` naming the file and the place in it.
+
+    Whether a schema has what it names is asked by `fitting.check`.
+    """
+    document = read_json(path, _REMEDY)
+    if isinstance(document, dict) and "format" in document:
+        told = document["format"]
+        if type(told) is not int or told != FORMAT:
             raise UsageError(
-                f"{path}: format {document['format']!r} is not known; "
-                f"this version reads format {FORMAT}"
+                f"{path}: format: {shown(told)} is not known; this version reads format {FORMAT}"
             )
-        return Kept(
-            path,
-            document["invariant"],
-            document["signature"],
-            workload_from_json(document["workload"]),
-            document.get("revision", ""),
-        )
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); name a counterexample's .json"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path}: not a counterexample ({error!r}); name a .json that a run wrote"
-        ) from None
+    try:
+        file = fit(document, _File)
+        workload = _workload(file.workload)
+    except Misfit as misfit:
+        raise UsageError(f"{path}: not a counterexample: {misfit}") from None
+    return Kept(path, file.invariant, file.signature, workload, file.revision)

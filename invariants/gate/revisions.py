@@ -50,22 +50,30 @@ def stages(
     """Replay what is kept, and search, at each revision from `since` up to `options.revision`.
 
     `since` None stands for the oldest revision that the contract names. `options.seed` must be set:
-    all revisions are searched alike. Raises `UsageError` and `InfrastructureError`.
+    all revisions are searched alike. A counterexample that cannot be executed at some of them, for
+    want of what it names, is replayed at the others. Raises `UsageError` and `InfrastructureError`.
     """
     assert options.seed is not None
     invariants = chosen(options.invariants) if search else ()
     wanted = _revisions(options, since)
+    # What a revision does not have yet, or no longer, cannot be tried there; somewhere it must be.
+    unfit: dict[Kept, UsageError] = {}
+    tried: set[Kept] = set()
     named = titles(Migrations(options.alembic_config))
     for number, revision in enumerate(wanted, 1):
         say(f"revision {revision} ({number} of {len(wanted)}): {named[revision]}")
         at = replace(options, revision=revision, artifacts=options.artifacts / revision)
         with schema(at, lambda _: None) as (environment, contract):
-            failing = tuple(o.kept for o in replay(kept, environment, contract) if o.fails)
+            replayed = tuple(replay(kept, environment, contract, unfit.__setitem__))
+            failing = tuple(o.kept for o in replayed if o.fails)
+            tried |= {o.kept for o in replayed}
             searched = tuple(
                 search_all(invariants, at, options.seed, environment, contract, listener)
             )
         if fault := next((i.fault for i in searched if i.fault), None):
             raise InfrastructureError(f"revision {revision}: {fault}")
+        if number == len(wanted) and (never := [k for k in kept if k not in tried]):
+            raise UsageError(f"at none of these revisions can it be executed: {unfit[never[0]]}")
         yield Stage(revision, named[revision], searched, failing)
 
 

@@ -24,12 +24,13 @@ from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.world import UNKNOWN_TENANT, Draw, World
-from invariants.schema.catalog import Catalog, Column, Relation
+from invariants.schema.catalog import Catalog, Column, Relation, RelationKind
 from invariants.workload.operations import (
     Actor,
     Assignments,
     Attach,
     Comment,
+    CommentTarget,
     Conflict,
     Delete,
     Insert,
@@ -116,7 +117,11 @@ def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
 
 def _taking(catalog: Catalog) -> Iterator[Statement]:
     """Attempts at what belongs to somebody else."""
-    words = {"table": "table", "view": "view", "matview": "materialized view"}
+    words: Mapping[RelationKind, CommentTarget] = {
+        "table": "table",
+        "view": "view",
+        "matview": "materialized view",
+    }
     for relation in catalog.relations.values():
         yield Comment(relation.name, words[relation.kind])
     for routine in catalog.routines:

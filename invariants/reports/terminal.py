@@ -20,6 +20,7 @@ from invariants.search.events import (
     Found,
     InvariantFinished,
     InvariantStarted,
+    PassedOver,
     Progress,
 )
 from invariants.search.run import Replayed, Report
@@ -86,6 +87,9 @@ class Terminal:
                     self._status.start()
             case Progress():
                 self._progress(event)
+            case PassedOver(why):
+                self._still()
+                self.say(f"not tried again: {why}")
             case Found():
                 self._found(event)
             case Flaky():

@@ -35,6 +35,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """A file that failed before was not tried again: it is broken, or of another schema."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Found:
     """A violation was reduced, confirmed on a fresh database, and kept (None: not asked to)."""
 
@@ -76,5 +83,5 @@ class InvariantFinished:
     coverage: Coverage = field(default_factory=Coverage)
 
 
-Event = InvariantStarted | Progress | Found | Flaky | InvariantFinished
+Event = InvariantStarted | Progress | PassedOver | Found | Flaky | InvariantFinished
 Listener = Callable[[Event], None]

@@ -30,15 +30,18 @@ from invariants.counterexamples.files import (
     save_json,
     write,
 )
+from invariants.counterexamples.fitting import check
 from invariants.counterexamples.narration import narrate
 from invariants.coverage.met import Coverage, Recorder
 from invariants.errors import InfrastructureError, InvariantsError, UsageError
+from invariants.reading import Misfit
 from invariants.search.events import (
     Flaky,
     Found,
     InvariantFinished,
     InvariantStarted,
     Listener,
+    PassedOver,
     Progress,
     Status,
 )
@@ -313,12 +316,16 @@ class Explorer:
         """Try what failed in an earlier run, before anything new."""
         for path in sorted(search.failed.glob(f"{invariant.name}-*.json")) if search.failed else ():
             try:
-                kept = load(path)
-            except UsageError:
+                workload = load(path).workload
+                check(workload, self.contract, self.judge.catalog)
+            except UsageError as error:
                 # Kept by another version, or by nobody: it is no example of ours.
-                continue
-            if invariant.unjudged(kept.workload) is None:
-                self._try(invariant, search, tally, kept.workload)
+                self.listener(PassedOver(str(error)))
+            except Misfit as misfit:
+                self.listener(PassedOver(str(misfit.under("workload").of(path))))
+            else:
+                if invariant.unjudged(workload) is None:
+                    self._try(invariant, search, tally, workload)
 
     def _try(self, invariant: Invariant, search: Search, tally: _Tally, workload: Workload) -> None:
         """Execute one workload and pursue whatever it shows."""

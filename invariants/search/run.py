@@ -14,9 +14,11 @@ from pathlib import Path
 from invariants.checks import INVARIANTS, Invariant, chosen
 from invariants.contract.contract import Contract, load
 from invariants.counterexamples.files import Kept, counterexample, ensure_writable
+from invariants.counterexamples.fitting import check
 from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.options import RunOptions, SchemaOptions
+from invariants.reading import Misfit, shown
 from invariants.schema.chain import Migrations
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.explorer import Explorer, Search
@@ -170,23 +172,37 @@ class Replayed:
     text: str
 
 
+Unfit = Callable[[Kept, UsageError], None]
+
+
 def replay(
-    kept: Sequence[Kept], environment: Environment, contract: Contract
+    kept: Sequence[Kept],
+    environment: Environment,
+    contract: Contract,
+    unfit: Unfit | None = None,
 ) -> Iterator[Replayed]:
     """Execute kept counterexamples, each on databases without a past.
 
     One fails when it violates its invariant, whether in the way it did when it was found or not.
+    What names something that the schema has not cannot be executed, and nothing of it is sent:
+    `unfit` is told, or else `UsageError` raised, before any is executed.
     """
     for one in kept:
-        invariant = INVARIANTS.get(one.invariant)
-        if invariant is None:
+        if one.invariant not in INVARIANTS:
             raise UsageError(
-                f"{one.path}: invariant {one.invariant!r} is not known to this version"
+                f"{one.path}: invariant {shown(one.invariant)} is not known to this version; "
+                f"it has {', '.join(INVARIANTS)}"
             )
-        if reason := invariant.unjudged(one.workload):
+        if reason := INVARIANTS[one.invariant].unjudged(one.workload):
             raise UsageError(f"{one.path}: {reason}; name a counterexample as a run wrote it")
+    for one in fitting(kept, environment, contract, unfit):
+        invariant = INVARIANTS[one.invariant]
         with Judge(environment, contract) as judge:
-            case, violations = judge.violations(invariant, one.workload)
+            judge.executor(one.workload.premise)
+            try:
+                case, violations = judge.violations(invariant, one.workload)
+            except UsageError as error:
+                raise UsageError(f"{one.path}: {error}") from None
             found = by_signature(violations)
             if not found:
                 yield Replayed(one, False, "")
@@ -194,3 +210,30 @@ def replay(
                 # Another one, if need be: a guard may have another name by now and the same hole.
                 violation = found.get(one.signature) or next(iter(found.values()))
                 yield Replayed(one, True, counterexample(case, violation).text)
+
+
+def fitting(
+    kept: Sequence[Kept],
+    environment: Environment,
+    contract: Contract,
+    unfit: Unfit | None = None,
+) -> Sequence[Kept]:
+    """Those of the counterexamples that can be executed on this schema.
+
+    `unfit` is told of the others; without it the first of them raises `UsageError`.
+    """
+    if not kept:
+        return ()
+    fit = []
+    with Judge(environment, contract) as judge:
+        for one in kept:
+            try:
+                check(one.workload, judge.contract, judge.catalog)
+            except Misfit as misfit:
+                error = misfit.under("workload").of(one.path)
+                if unfit is None:
+                    raise error from None
+                unfit(one, error)
+            else:
+                fit.append(one)
+    return fit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -35,6 +35,8 @@ class Json:
 
 
 Value = None | bool | int | str | Json
+CommentTarget = Literal["table", "view", "materialized view", "function"]
+ShadowTarget = Literal["type", "relation"]
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
 
@@ -173,7 +175,7 @@ class Comment:
 
     kind: ClassVar[str] = "comment"
     relation: str
-    target: str
+    target: CommentTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class Shadow:
 
     kind: ClassVar[str] = "shadow"
     relation: str
-    target: str
+    target: ShadowTarget
 
 
 RUNS_AS_ANOTHER = "RUNAS"
@@ -350,146 +352,3 @@ class Workload:
         others = {t.id for t in self.tenants} - {tenant}
         kept = tuple(o for o in self.operations if o.actor.tenant not in others)
         return replace(self, operations=kept)
-
-
-@dataclass(frozen=True)
-class _Codec:
-    """To and from plain JSON values; field names are the format, so renaming one breaks files."""
-
-    types: Mapping[str, type[Statement]] = field(default_factory=lambda: STATEMENTS)
-
-    def value(self, value: Value) -> Any:
-        return {"json": value.document} if isinstance(value, Json) else value
-
-    def unvalue(self, value: Any) -> Value:
-        if isinstance(value, dict):
-            return Json.of(value["json"])
-        if value is None or isinstance(value, bool | int | str):
-            return value
-        raise ValueError(f"{value!r} is not a value of a column")
-
-    def statement(self, statement: Statement) -> dict[str, Any]:
-        out: dict[str, Any] = {"kind": statement.kind}
-        for f in fields(statement):
-            value = getattr(statement, f.name)
-            if f.name == "rows":
-                out["rows"] = [[self.value(v) for v in row] for row in value]
-            elif f.name == "row":
-                out["row"] = [self.value(v) for v in value]
-            elif f.name in ("where", "assign"):
-                out[f.name] = {c: self.value(v) for c, v in value}
-            elif isinstance(value, Conflict):
-                out[f.name] = {k.name: _plain(getattr(value, k.name)) for k in fields(value)}
-            else:
-                out[f.name] = _plain(value)
-        return out
-
-    def unstatement(self, data: dict[str, Any]) -> Statement:
-        cls = self.types[data["kind"]]
-        args: dict[str, Any] = {}
-        for name, value in data.items():
-            if name == "kind":
-                continue
-            if name == "rows":
-                args[name] = tuple(tuple(self.unvalue(v) for v in row) for row in value)
-            elif name == "row":
-                args[name] = tuple(self.unvalue(v) for v in value)
-            elif name in ("where", "assign"):
-                args[name] = tuple((c, self.unvalue(v)) for c, v in value.items())
-            elif name == "conflict":
-                args[name] = (
-                    None if value is None else Conflict(**{k: _frozen(v) for k, v in value.items()})
-                )
-            else:
-                args[name] = _frozen(value)
-        return cls(**args)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-_CODEC = _Codec()
-
-
-def workload_to_json(workload: Workload) -> dict[str, Any]:
-    """The workload as plain JSON values; `workload_from_json` reads it back unchanged.
-
-    `sessions` and `schedule` are there only if it has sessions.
-    """
-    document: dict[str, Any] = {
-        "premise": workload.premise,
-        "tenants": [
-            {"id": t.id, "row": {c: _CODEC.value(v) for c, v in zip(t.columns, t.row, strict=True)}}
-            for t in workload.tenants
-        ],
-        "operations": [_operation_to_json(o) for o in workload.operations],
-    }
-    if workload.sessions:
-        document["sessions"] = [
-            [
-                {
-                    "isolation": t.isolation,
-                    "end": "commit" if t.commits else "rollback",
-                    **_operation_to_json(t.operation),
-                }
-                for t in session
-            ]
-            for session in workload.sessions
-        ]
-        document["schedule"] = list(workload.schedule)
-    return document
-
-
-def _operation_to_json(operation: Operation) -> dict[str, Any]:
-    return {
-        "role": operation.actor.role,
-        "tenant": operation.actor.tenant,
-        "delivery": operation.delivery,
-        "statements": [_CODEC.statement(s) for s in operation.statements],
-    }
-
-
-def workload_from_json(data: dict[str, Any]) -> Workload:
-    """Read what `workload_to_json` wrote; ValueError, KeyError or TypeError when it is not that."""
-    return Workload(
-        premise=data["premise"],
-        tenants=tuple(
-            Tenant(t["id"], tuple(t["row"]), tuple(_CODEC.unvalue(v) for v in t["row"].values()))
-            for t in data["tenants"]
-        ),
-        operations=tuple(_operation_from_json(o) for o in data["operations"]),
-        sessions=tuple(tuple(map(_transaction_from_json, s)) for s in data.get("sessions", ())),
-        schedule=_schedule_from_json(data),
-    )
-
-
-def _operation_from_json(data: dict[str, Any]) -> Operation:
-    return Operation(
-        Actor(data["role"], data["tenant"]),
-        tuple(_CODEC.unstatement(s) for s in data["statements"]),
-        data["delivery"],
-    )
-
-
-def _transaction_from_json(data: dict[str, Any]) -> Transaction:
-    if data["isolation"] not in ISOLATIONS or data["end"] not in ("commit", "rollback"):
-        raise ValueError(f"no transaction is {data['isolation']!r} and ends in {data['end']!r}")
-    operation = _operation_from_json(data)
-    for statement in operation.statements:
-        # The one cannot be sent in turns, the other keeps the rows from being read meanwhile.
-        if isinstance(statement, Copy | Truncate):
-            raise ValueError(f"{statement.kind.upper()} is not sent in a session beside others")
-    return Transaction(operation, data["isolation"], data["end"] == "commit")
-
-
-def _schedule_from_json(data: dict[str, Any]) -> tuple[int, ...]:
-    schedule = tuple(data.get("schedule", ()))
-    for session in schedule:
-        if type(session) is not int or not 0 <= session < len(data["sessions"]):
-            raise ValueError(f"the schedule names session {session!r}, which is not there")
-    return schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from psycopg import sql as pgsql
@@ -14,6 +15,7 @@ from invariants.workload.operations import (
     Attach,
     Call,
     Comment,
+    CommentTarget,
     Conflict,
     Copy,
     Delete,
@@ -37,6 +39,20 @@ Parameters = tuple[str | None, ...]
 # What a session sets so that no index keeps the conditions of a query from seeing all rows.
 SCANS_OFF = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
 
+# What COMMENT calls it.
+_COMMENTED: Mapping[CommentTarget, str] = {
+    "table": "TABLE",
+    "view": "VIEW",
+    "materialized view": "MATERIALIZED VIEW",
+    "function": "FUNCTION",
+}
+
+_PART = re.compile(r'"(?:[^"]|"")++"|[^\W\d][\w$]*+')
+# Words, names in quotes, dots, commas and brackets of arrays: no text of a statement.
+_SIGNATURE = re.compile(
+    rf"((?:{_PART.pattern})(?:\.(?:{_PART.pattern}))?)"
+    rf"\(((?:(?:{_PART.pattern})|[., ]|\[\])*+)\)\Z"
+)
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 # Names that must be quoted although they look plain: PostgreSQL's reserved words.
 _RESERVED = frozenset(
@@ -126,12 +142,26 @@ _RESERVED = frozenset(
 @lru_cache(maxsize=4096)
 def name(identifier: str) -> str:
     """A relation, column or role name, quoted where need be; `schema.table` in its two parts."""
-    return ".".join(
-        part
-        if _PLAIN.match(part) and part not in _RESERVED
-        else '"' + part.replace('"', '""') + '"'
-        for part in identifier.split(".")
-    )
+    return ".".join(map(_part, identifier.split(".")))
+
+
+def _part(identifier: str) -> str:
+    if _PLAIN.match(identifier) and identifier not in _RESERVED:
+        return identifier
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+@lru_cache(maxsize=1024)
+def signature(routine: str) -> str:
+    """A function by its name and argument types, as `pg_get_function_identity_arguments` has it.
+
+    Of names, types and commas alone: raises ValueError for a text that is anything else.
+    """
+    found = _SIGNATURE.match(routine)
+    if found is None:
+        raise ValueError(f"{routine!r} is not the name of a function with the types it takes")
+    parts = (p[1:-1].replace('""', '"') if p[0] == '"' else p for p in _PART.findall(found[1]))
+    return f"{'.'.join(map(_part, parts))}({found[2]})"
 
 
 def names(identifiers: tuple[str, ...]) -> str:
@@ -259,16 +289,19 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
         case Copy(relation, columns, _):
             return f"COPY {name(relation)} ({names(columns)}) FROM STDIN", ()
         case Comment(relation, target):
-            what = relation if target == "function" else name(relation)
-            return f"COMMENT ON {target.upper()} {what} IS 'taken'", ()
+            what = signature(relation) if target == "function" else name(relation)
+            return f"COMMENT ON {_COMMENTED[target]} {what} IS 'taken'", ()
         case Attach(relation):
-            return (
-                "DO $$ BEGIN CREATE TEMP TABLE own () ON COMMIT DROP; "
-                f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {relation}; END $$",
-                (),
-            )
+            return _attach(signature(relation)), ()
         case Shadow(relation, target):
             return _shadow(relation, target), ()
+
+
+def _attach(function: str) -> str:
+    return _do(
+        "BEGIN CREATE TEMP TABLE own () ON COMMIT DROP; "
+        f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {function}; END"
+    )
 
 
 @lru_cache(maxsize=256)
@@ -282,13 +315,26 @@ def _shadow(relation: str, target: str) -> str:
         if target == "type"
         else f"CREATE VIEW {shadow} AS SELECT * FROM {name(relation)} WHERE {function}()"
     )
-    return (
-        f"DO $$ BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN "
-        f"IF current_user = {caller} THEN RETURN true; END IF; "
+    body = (
+        f"BEGIN IF current_user = {caller} THEN RETURN true; END IF; "
         "RAISE EXCEPTION '% runs what another role made', current_user "
-        f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END $f$; "
-        f"{made}; END $$"
+        f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END"
     )
+    return _do(
+        f"BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql "
+        f"AS {_dollars(f' {body} ', 'f')}; {made}; END"
+    )
+
+
+def _do(block: str) -> str:
+    return f"DO {_dollars(f' {block} ')}"
+
+
+def _dollars(text: str, tag: str = "") -> str:
+    """Text between dollars; no name in it can end it."""
+    while f"${tag}$" in text:
+        tag += "x"
+    return f"${tag}${text}${tag}$"
 
 
 def acting(operation: Operation, setting: str) -> tuple[str, ...]:
@@ -319,19 +365,18 @@ def ending(transaction: Transaction, part: int) -> str:
     return "COMMIT" if transaction.commits else "ROLLBACK"
 
 
-_PLACEHOLDER = re.compile(r"\$(\d+)")
+# Or a name in quotes, in which a dollar is a dollar.
+_PLACEHOLDER = re.compile(r'"(?:[^"]|"")*"|\$(\d+)')
 
 
 def spelled(statement: Statement) -> str:
     """SQL with literals, one statement without its semicolon; for COPY without its data."""
     query, values = parametrised(statement)
-    if isinstance(statement, Copy):
+    if not values:
         return query
     native = _values(statement)
-    return _PLACEHOLDER.sub(
-        lambda m: literal(native[int(m[1]) - 1] if native is not None else values[int(m[1]) - 1]),
-        query,
-    )
+    told = values if native is None else native
+    return _PLACEHOLDER.sub(lambda m: literal(told[int(m[1]) - 1]) if m[1] else m[0], query)
 
 
 def _values(statement: Statement) -> tuple[Value, ...] | None:

@@ -22,6 +22,7 @@ from invariants.errors import UsageError
 from invariants.search.explorer import Explorer, Search
 from invariants.search.judge import Judge
 from invariants.search.run import replay
+from invariants.workload.format import workload_from_json, workload_to_json
 from invariants.workload.operations import (
     STATEMENTS,
     Actor,
@@ -43,8 +44,6 @@ from invariants.workload.operations import (
     Truncate,
     Update,
     Workload,
-    workload_from_json,
-    workload_to_json,
 )
 from invariants.workload.sql import literal
 from tests.checks.test_checks import COMPOSITE_KEYS, DEFERRED_SUMS
@@ -100,7 +99,8 @@ def test_every_kind_of_statement_survives_json(statement: Statement) -> None:
     shown = Workload(
         tenants,
         (
-            Operation(Actor("app_rw", A), (statement, Select("t")), delivery=3),
+            Operation(Actor("app_rw", A), (statement,), delivery=3),
+            Operation(Actor("app_rw", A), (Select("t"), Delete("t"))),
             Operation(Actor("", None), (statement,)),
             Operation(Actor("app_ro", ""), (statement,)),
         ),
@@ -320,7 +320,7 @@ def test_replaying_garbage_is_a_usage_error(tmp_path: Path) -> None:
     garbage.write_text("\x00 not JSON")
     done = invariants("replay", str(garbage))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"invariants: {garbage}: not a counterexample (")
+    assert done.stderr.startswith(f"invariants: {garbage}: not valid JSON: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -20,14 +20,13 @@ from invariants.errors import UsageError
 from invariants.generation.drawing import plainest
 from invariants.generation.duets import _SCENES, _stage, orders
 from invariants.search.judge import Judge
+from invariants.workload.format import workload_from_json, workload_to_json
 from invariants.workload.operations import (
     ISOLATIONS,
     Operation,
     Value,
     Workload,
     inserted,
-    workload_from_json,
-    workload_to_json,
 )
 from invariants.workload.schedules import expanded
 from tests.engine import (

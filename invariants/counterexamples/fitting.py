@@ -1,0 +1,195 @@
+"""Whether a schema has all that a workload names: asked before anything of a file is sent.
+
+A file may be somebody else's. Each name in it is looked up in catalog and contract, so that what is
+sent is a name that is there, in quotes, or a bound value; and so that what cannot be executed is
+never taken for something that holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from psycopg import adapters
+
+from invariants.contract.contract import ANYBODY, Contract
+from invariants.contract.premises import DESCRIPTIONS
+from invariants.reading import Misfit, shown
+from invariants.schema.catalog import Catalog, Relation, RelationKind
+from invariants.workload.operations import (
+    OPERATOR,
+    Attach,
+    Call,
+    Comment,
+    CommentTarget,
+    Copy,
+    Delete,
+    Insert,
+    Merge,
+    Operation,
+    Refresh,
+    Select,
+    Shadow,
+    Statement,
+    Truncate,
+    Update,
+    Workload,
+)
+
+_COMMENTED: Mapping[RelationKind, CommentTarget] = {
+    "table": "table",
+    "view": "view",
+    "matview": "materialized view",
+}
+_GONE = "replay it at a revision that has it"
+
+
+def check(workload: Workload, contract: Contract, catalog: Catalog) -> None:
+    """Raises `Misfit` for the first thing that the workload names and the schema has not."""
+    check_premise(workload.premise)
+    fitting = _Fitting(contract, catalog)
+    root = contract.tenancy.root
+    for i, tenant in enumerate(workload.tenants):
+        fitting.columns(
+            fitting.relation(f"tenants[{i}]", root), tenant.columns, f"tenants[{i}].row"
+        )
+    for i, operation in enumerate(workload.operations):
+        fitting.operation(operation, f"operations[{i}]")
+    for i, session in enumerate(workload.sessions):
+        for j, transaction in enumerate(session):
+            fitting.operation(transaction.operation, f"sessions[{i}][{j}]")
+
+
+def check_premise(premise: str) -> None:
+    """Raises `Misfit` for a premise that this version does not know."""
+    if premise not in DESCRIPTIONS:
+        known = ", ".join(filter(None, DESCRIPTIONS))
+        raise Misfit("premise", f"{shown(premise)} is not known", f'use one of: "", {known}')
+
+
+class _Fitting:
+    """Looks names up in one schema."""
+
+    def __init__(self, contract: Contract, catalog: Catalog) -> None:
+        self.contract, self.catalog = contract, catalog
+
+    def operation(self, operation: Operation, place: str) -> None:
+        """Who acts, and each of its statements."""
+        role = operation.actor.role
+        known = (*self.contract.roles, ANYBODY)
+        if role != OPERATOR and (role not in known or role not in self.catalog.roles):
+            raise Misfit(
+                f"{place}.role",
+                f"the contract has no role {shown(role)}",
+                f'use one of: "", {", ".join(known)}',
+            )
+        for i, statement in enumerate(operation.statements):
+            at = f"{place}.statements[{i}]"
+            self.statement(statement, at)
+            if role == OPERATOR:
+                self.by_operator(statement, at)
+
+    def by_operator(self, statement: Statement, place: str) -> None:
+        """Who maintains the database changes rows of tables and refreshes views, no more."""
+        match statement:
+            case Refresh() | Select():
+                return
+            case Insert() | Update() | Delete() | Merge() | Copy() | Truncate():
+                if statement.relation in self.catalog.tables:
+                    return
+        raise Misfit(
+            place, f"the operator does no {statement.kind} of that", "name a role of the contract"
+        )
+
+    def statement(self, statement: Statement, place: str) -> None:
+        """What one statement names."""
+        at = f"{place}.relation"
+        match statement:
+            case Call(relation):
+                self._there("function without arguments", relation, self.catalog.functions, at)
+            case Attach(relation):
+                triggers = [r.signature for r in self.catalog.routines if r.is_trigger]
+                self._there("trigger function", relation, triggers, at)
+            case Comment(relation, "function"):
+                routines = [r.signature for r in self.catalog.routines]
+                self._there("function", relation, routines, at)
+            case Comment(relation, target):
+                if _COMMENTED[self.relation(at, relation).kind] != target:
+                    raise Misfit(at, f"{shown(relation)} is no {target}", _GONE)
+            case Shadow():
+                self._shadow(statement, at)
+            case Truncate(relation):
+                self._kind(relation, "table", at)
+            case Refresh(relation):
+                self._kind(relation, "matview", at)
+            case _:
+                self._rows(statement, place)
+
+    def relation(self, place: str, name: str) -> Relation:
+        """The relation of this name."""
+        self._there("relation", name, self.catalog.relations, place)
+        return self.catalog.relations[name]
+
+    def columns(self, relation: Relation, names: Iterable[str], place: str) -> None:
+        """That the relation has all columns."""
+        for name in names:
+            if name not in relation.columns:
+                raise Misfit(
+                    place,
+                    f"{shown(relation.name)} has no column {shown(name)} in this schema",
+                    f"{_GONE}, or use one of: {', '.join(relation.columns)}",
+                )
+
+    def _rows(self, statement: Statement, place: str) -> None:
+        """What reads or writes rows by their columns."""
+        relation = self.relation(f"{place}.relation", statement.relation)
+        for name in ("columns", "on", "updates"):
+            self.columns(relation, getattr(statement, name, ()), f"{place}.{name}")
+        for name in ("assign", "where"):
+            columns = (column for column, _ in getattr(statement, name, ()))
+            self.columns(relation, columns, f"{place}.{name}")
+        if isinstance(statement, Select) and statement.leak:
+            self.columns(relation, (statement.leak,), f"{place}.leak")
+        if isinstance(statement, Insert) and statement.conflict is not None:
+            conflict = statement.conflict
+            self.columns(relation, conflict.target, f"{place}.conflict.target")
+            self.columns(relation, conflict.updates, f"{place}.conflict.updates")
+            known = [u.predicate for u in relation.uniques if u.predicate]
+            if conflict.where and conflict.where not in known:
+                raise Misfit(
+                    f"{place}.conflict.where",
+                    f"no unique index of {shown(relation.name)} has the predicate "
+                    f"{shown(conflict.where)}",
+                    f"use one of: {', '.join(known)}" if known else "leave it empty",
+                )
+
+    def _kind(self, name: str, kind: RelationKind, place: str) -> None:
+        if self.relation(place, name).kind != kind:
+            raise Misfit(place, f"{shown(name)} is no {_COMMENTED[kind]}", _GONE)
+
+    def _shadow(self, statement: Shadow, place: str) -> None:
+        """What some function looks for; or did so, before it was mended, by one of these names."""
+        schema, _, name = statement.relation.rpartition(".")
+        known = {s.name for s in self.catalog.sought if s.kind == statement.target}
+        if statement.target == "relation":
+            known |= {n if "." in n else f"public.{n}" for n in self.catalog.relations}
+        of_server = schema == "pg_catalog" and (
+            name in _SYSTEM_RELATIONS
+            if statement.target == "relation"
+            else adapters.types.get(name) is not None
+        )
+        if not of_server:
+            self._there(statement.target, statement.relation, known, place)
+
+    def _there(self, what: str, name: str, known: Collection[str], place: str) -> None:
+        if name not in known:
+            raise Misfit(place, f"this schema has no {what} {shown(name)}", _GONE)
+
+
+# What everybody may read of the server's own catalog, and functions may look for.
+_SYSTEM_RELATIONS = frozenset(
+    f"pg_{name}"
+    for name in (
+        *("attribute", "class", "constraint", "index", "indexes", "matviews", "namespace"),
+        *("policies", "policy", "proc", "roles", "settings", "tables", "trigger", "type", "views"),
+    )
+)
