@@ -63,7 +63,7 @@ def key(name: str) -> str:
     return name if _BARE.match(name) else json.dumps(name)
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value for a message: on one line, and not for ever."""
     try:
         told = repr(value)
@@ -134,7 +134,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"the key {quoted(twice)} is there twice")
     return made
 
 
@@ -144,7 +144,7 @@ def _no_number(constant: str) -> float:
 
 def _finite(number: str) -> float:
     if not math.isfinite(float(number)):
-        raise ValueError(f"{shown(number)} is too large a number")
+        raise ValueError(f"{quoted(number)} is too large a number")
     return float(number)
 
 
@@ -179,7 +179,7 @@ def _misfit(document: object, kind: Any, error: str) -> Misfit:
         return Misfit(place, "one of its keys is no name", "write names")
     if said.startswith("Invalid value"):  # of the key that says which kind of table it is
         tags = ", ".join(str(s.__struct_config__.tag) for s in _structs(outer))
-        return Misfit(place, f"{shown(value)} is not known", f"use one of: {tags}")
+        return Misfit(place, f"{quoted(value)} is not known", f"use one of: {tags}")
     return _worded(place, value, _chosen(value, hint), hint, said)
 
 
@@ -193,27 +193,27 @@ def _worded(place: str, value: object, hint: Any, whole: Any, said: str) -> Misf
         return Misfit(joined(place, key(missing[1])), "missing", "add this key")
     if said.startswith("Invalid enum value") or get_origin(hint) is Literal:
         listed = ", ".join(str(a) for a in get_args(hint))
-        return Misfit(place, f"{shown(value)} is not known", f"use one of: {listed}")
+        return Misfit(place, f"{quoted(value)} is not known", f"use one of: {listed}")
     expected = _expected(said)
     if "matching regex" in said:
-        return Misfit(place, f"{shown(value)} holds what is no text", "take it out")
+        return Misfit(place, f"{quoted(value)} holds what is no text", "take it out")
     if expected in ("str", "str | null"):
-        return Misfit(place, f"{shown(value)} is not a name", "write it in quotes")
+        return Misfit(place, f"{quoted(value)} is not a name", "write it in quotes")
     if expected == "array":
         if _is_struct(_chosen(None, _item(hint))):
             return Misfit(place, "is not a list of tables", f"write [[{place}]]")
-        return Misfit(place, f"{shown(value)} is not a list", 'write ["a", "b"]')
+        return Misfit(place, f"{quoted(value)} is not a list", 'write ["a", "b"]')
     if expected.startswith("object"):
         return Misfit(place, "is not a table", f"write [{place}]" if place else "write { .. }")
     if expected == "bool":
-        return Misfit(place, f"{shown(value)} is not true or false", "write one")
+        return Misfit(place, f"{quoted(value)} is not true or false", "write one")
     if expected.startswith("int"):
         least = _least(whole)
         of = "" if least is None else f" of at least {least}"
         return Misfit(place, f"is not a whole number{of}", f"for example {max(1, least or 0)}")
     if expected.startswith("float"):
-        return Misfit(place, f"{shown(value)} is not a number", "write one")
-    return Misfit(place, f"{shown(value)} does not fit", f"write one of: {expected or said}")
+        return Misfit(place, f"{quoted(value)} is not a number", "write one")
+    return Misfit(place, f"{quoted(value)} does not fit", f"write one of: {expected or said}")
 
 
 def _expected(said: str) -> str:

@@ -24,7 +24,7 @@ from invariants.counterexamples.script import script
 from invariants.counterexamples.spec import spec
 from invariants.counterexamples.windows import windows
 from invariants.errors import InfrastructureError, UsageError
-from invariants.reading import Misfit, Text, fit, read_json, shown
+from invariants.reading import Misfit, Text, fit, quoted, read_json
 from invariants.workload.format import Name, WorkloadFile, workload_from_file, workload_to_json
 from invariants.workload.operations import Workload
 
@@ -211,7 +211,7 @@ def load(path: Path) -> Kept:
         told = document["format"]
         if type(told) is not int or told != FORMAT:
             raise UsageError(
-                f"{path}: format: {shown(told)} is not known; this version reads format {FORMAT}"
+                f"{path}: format: {quoted(told)} is not known; this version reads format {FORMAT}"
             )
     try:
         file = fit(document, _File)

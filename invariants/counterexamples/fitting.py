@@ -13,7 +13,7 @@ from psycopg import adapters
 
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.premises import DESCRIPTIONS
-from invariants.reading import Misfit, shown
+from invariants.reading import Misfit, quoted
 from invariants.schema.catalog import Catalog, Relation, RelationKind
 from invariants.workload.operations import (
     OPERATOR,
@@ -63,7 +63,7 @@ def check_premise(premise: str) -> None:
     """Raises `Misfit` for a premise that this version does not know."""
     if premise not in DESCRIPTIONS:
         known = ", ".join(filter(None, DESCRIPTIONS))
-        raise Misfit("premise", f"{shown(premise)} is not known", f'use one of: "", {known}')
+        raise Misfit("premise", f"{quoted(premise)} is not known", f'use one of: "", {known}')
 
 
 class _Fitting:
@@ -79,7 +79,7 @@ class _Fitting:
         if role != OPERATOR and (role not in known or role not in self.catalog.roles):
             raise Misfit(
                 f"{place}.role",
-                f"the contract has no role {shown(role)}",
+                f"the contract has no role {quoted(role)}",
                 f'use one of: "", {", ".join(known)}',
             )
         for i, statement in enumerate(operation.statements):
@@ -114,7 +114,7 @@ class _Fitting:
                 self._there("function", relation, routines, at)
             case Comment(relation, target):
                 if _COMMENTED[self.relation(at, relation).kind] != target:
-                    raise Misfit(at, f"{shown(relation)} is no {target}", _GONE)
+                    raise Misfit(at, f"{quoted(relation)} is no {target}", _GONE)
             case Shadow():
                 self._shadow(statement, at)
             case Truncate(relation):
@@ -135,7 +135,7 @@ class _Fitting:
             if name not in relation.columns:
                 raise Misfit(
                     place,
-                    f"{shown(relation.name)} has no column {shown(name)} in this schema",
+                    f"{quoted(relation.name)} has no column {quoted(name)} in this schema",
                     f"{_GONE}, or use one of: {', '.join(relation.columns)}",
                 )
 
@@ -157,14 +157,14 @@ class _Fitting:
             if conflict.where and conflict.where not in known:
                 raise Misfit(
                     f"{place}.conflict.where",
-                    f"no unique index of {shown(relation.name)} has the predicate "
-                    f"{shown(conflict.where)}",
+                    f"no unique index of {quoted(relation.name)} has the predicate "
+                    f"{quoted(conflict.where)}",
                     f"use one of: {', '.join(known)}" if known else "leave it empty",
                 )
 
     def _kind(self, name: str, kind: RelationKind, place: str) -> None:
         if self.relation(place, name).kind != kind:
-            raise Misfit(place, f"{shown(name)} is no {_COMMENTED[kind]}", _GONE)
+            raise Misfit(place, f"{quoted(name)} is no {_COMMENTED[kind]}", _GONE)
 
     def _shadow(self, statement: Shadow, place: str) -> None:
         """What some function looks for; or did so, before it was mended, by one of these names."""
@@ -182,7 +182,7 @@ class _Fitting:
 
     def _there(self, what: str, name: str, known: Collection[str], place: str) -> None:
         if name not in known:
-            raise Misfit(place, f"this schema has no {what} {shown(name)}", _GONE)
+            raise Misfit(place, f"this schema has no {what} {quoted(name)}", _GONE)
 
 
 # What everybody may read of the server's own catalog, and functions may look for.

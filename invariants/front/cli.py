@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from invariants import interrupts, options, unforeseen
 from invariants.checks import INVARIANTS
-from invariants.counterexamples.files import ensure_writable, load, write
 from invariants.errors import (
     EXIT_HELD,
     EXIT_INFRASTRUCTURE,
@@ -204,6 +203,7 @@ def _add_invariant(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _gate(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import ensure_writable
     from invariants.gate.release import GateOptions, gate
     from invariants.mutants.score import MutantOptions
     from invariants.reports.gate import write_all
@@ -251,6 +251,7 @@ def _add_mutants(mutants: argparse.ArgumentParser) -> None:
 
 
 def _mutants(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import ensure_writable, write
     from invariants.mutants.score import MutantOptions, mutants_of, score, selected
     from invariants.mutants.summary import score_to_json
     from invariants.reports.mutants import markdown
@@ -283,6 +284,7 @@ def _mutants(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     # Imported late, so that --help and wrong options answer at once.
+    from invariants.counterexamples.files import write
     from invariants.reports.json_report import report_to_json
     from invariants.reports.terminal import Terminal
     from invariants.search.run import run
@@ -309,6 +311,7 @@ def _ensure_json(path: Path | None) -> None:
 
 
 def _replay(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import load
     from invariants.reports.terminal import Terminal
     from invariants.search.run import replay, schema
 
@@ -329,6 +332,7 @@ def _replay(given: argparse.Namespace) -> int:
 
 
 def _history(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import load
     from invariants.gate.revisions import ensure_marked, markdown, stages, update
     from invariants.reports.terminal import Terminal
     from invariants.search.run import new_seed

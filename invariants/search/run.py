@@ -18,7 +18,7 @@ from invariants.counterexamples.fitting import check
 from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.options import RunOptions, SchemaOptions
-from invariants.reading import Misfit, shown
+from invariants.reading import Misfit, quoted
 from invariants.schema.chain import Migrations
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.explorer import Explorer, Search
@@ -190,7 +190,7 @@ def replay(
     for one in kept:
         if one.invariant not in INVARIANTS:
             raise UsageError(
-                f"{one.path}: invariant {shown(one.invariant)} is not known to this version; "
+                f"{one.path}: invariant {quoted(one.invariant)} is not known to this version; "
                 f"it has {', '.join(INVARIANTS)}"
             )
         if reason := INVARIANTS[one.invariant].unjudged(one.workload):
