@@ -39,7 +39,7 @@ def isolating(relation: str, catalog: Catalog) -> str:
     found = catalog.relations.get(relation)
     if found is None:
         return "function"
-    if found.kind != "table":
+    if found.kind not in ("table", "partition"):
         return f"{found.kind} without tenant filter"
     if not found.row_security:
         return "row security disabled"

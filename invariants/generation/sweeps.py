@@ -119,6 +119,7 @@ def _taking(catalog: Catalog) -> Iterator[Statement]:
     """Attempts at what belongs to somebody else."""
     words: Mapping[RelationKind, CommentTarget] = {
         "table": "table",
+        "partition": "table",
         "view": "view",
         "matview": "materialized view",
     }
@@ -146,7 +147,7 @@ def _asking(contract: Contract, relation: Relation, role: str) -> Iterator[State
         )
     if not contract.may(role, "delete", name):
         yield Delete(name)
-    if relation.kind == "table" and not contract.may(role, "truncate", name):
+    if relation.kind in ("table", "partition") and not contract.may(role, "truncate", name):
         yield Truncate(name)
 
 

@@ -14,8 +14,18 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row
 
-RelationKind = Literal["table", "view", "matview"]
+RelationKind = Literal["table", "partition", "view", "matview"]
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
+
+# Where tools for migrations keep their books: nobody's tables.
+TOOLS_TABLES = (
+    *("alembic_version", "schema_migrations", "schema_migration", "schema_version"),
+    *("flyway_schema_history", "databasechangelog", "databasechangeloglock", "goose_db_version"),
+    *("django_migrations", "knex_migrations", "knex_migrations_lock", "pgmigrations"),
+    *("_prisma_migrations", "_sqlx_migrations", "__diesel_schema_migrations", "SequelizeMeta"),
+    *("__drizzle_migrations", "atlas_schema_revisions", "typeorm_migrations", "gorp_migrations"),
+)
+TOOLS_SCHEMAS = ("sqitch", "supabase_migrations", "drizzle", "pgroll", "graphile_migrate")
 
 # What pg_class.relkind and pg_constraint.confdeltype say, in words.
 KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
@@ -126,6 +136,8 @@ class Relation:
     policies: tuple[str, ...] = ()
     # For each policy the verbs it applies to.
     policy_verbs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # The table that a partition is part of, the topmost one.
+    part_of: str | None = None
     exclusions: tuple[Check, ...] = ()
     row_security: bool = False
     row_security_forced: bool = False
@@ -159,7 +171,7 @@ class Catalog:
 
     @cached_property
     def tables(self) -> Mapping[str, Relation]:
-        """Ordinary and partitioned tables."""
+        """Ordinary and partitioned tables, partitions apart."""
         return {n: r for n, r in self.relations.items() if r.kind == "table"}
 
     @cached_property
@@ -195,10 +207,14 @@ _RELATIONS = """
 SELECT c.oid,
        CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name,
        c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity AS rls,
-       c.relforcerowsecurity AS forced
+       c.relforcerowsecurity AS forced,
+       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid END AS root
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relname <> 'alembic_version'
-  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+WHERE c.relkind IN ('r', 'p', 'v', 'm')
+  AND c.relname <> ALL (%s) AND n.nspname <> ALL (%s)
+  AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass
+                  AND e.objid = c.oid AND e.deptype = 'e')
 ORDER BY 2
 """
 
@@ -332,7 +348,7 @@ _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
 def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
     """Read everything the fuzzer needs to know about the database `conn` is connected to."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        relations = cursor.execute(_RELATIONS).fetchall()
+        relations = cursor.execute(_RELATIONS, (list(TOOLS_TABLES), list(TOOLS_SCHEMAS))).fetchall()
         oids = [r["oid"] for r in relations]
         names: dict[int, str] = {r["oid"]: r["name"] for r in relations}
 
@@ -358,7 +374,8 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         rows = constraints[oid]
         built[name] = Relation(
             name=name,
-            kind=KINDS[relation["kind"]],
+            kind="partition" if relation["root"] else KINDS[relation["kind"]],
+            part_of=names.get(relation["root"]),
             owner=relation["owner"],
             columns={c["name"]: _column(c) for c in columns[oid]},
             primary_key=next((tuple(k["columns"]) for k in rows if k["kind"] == "p"), ()),
