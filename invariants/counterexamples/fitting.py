@@ -7,20 +7,19 @@ never taken for something that holds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from psycopg import adapters
 
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.premises import DESCRIPTIONS
 from invariants.reading import Misfit, quoted
-from invariants.schema.catalog import Catalog, Relation, RelationKind
+from invariants.schema.catalog import COMMENTED, Catalog, Relation, RelationKind
 from invariants.workload.operations import (
     OPERATOR,
     Attach,
     Call,
     Comment,
-    CommentTarget,
     Copy,
     Delete,
     Insert,
@@ -35,11 +34,6 @@ from invariants.workload.operations import (
     Workload,
 )
 
-_COMMENTED: Mapping[RelationKind, CommentTarget] = {
-    "table": "table",
-    "view": "view",
-    "matview": "materialized view",
-}
 _GONE = "replay it at a revision that has it"
 
 
@@ -113,7 +107,7 @@ class _Fitting:
                 routines = [r.signature for r in self.catalog.routines]
                 self._there("function", relation, routines, at)
             case Comment(relation, target):
-                if _COMMENTED[self.relation(at, relation).kind] != target:
+                if COMMENTED[self.relation(at, relation).kind] != target:
                     raise Misfit(at, f"{quoted(relation)} is no {target}", _GONE)
             case Shadow():
                 self._shadow(statement, at)
@@ -164,7 +158,7 @@ class _Fitting:
 
     def _kind(self, name: str, kind: RelationKind, place: str) -> None:
         if self.relation(place, name).kind != kind:
-            raise Misfit(place, f"{quoted(name)} is no {_COMMENTED[kind]}", _GONE)
+            raise Misfit(place, f"{quoted(name)} is no {COMMENTED[kind]}", _GONE)
 
     def _shadow(self, statement: Shadow, place: str) -> None:
         """What some function looks for; or did so, before it was mended, by one of these names."""

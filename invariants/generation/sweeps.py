@@ -24,13 +24,12 @@ from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.world import UNKNOWN_TENANT, Draw, World
-from invariants.schema.catalog import Catalog, Column, Relation, RelationKind
+from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
     Actor,
     Assignments,
     Attach,
     Comment,
-    CommentTarget,
     Conflict,
     Delete,
     Insert,
@@ -117,14 +116,8 @@ def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
 
 def _taking(catalog: Catalog) -> Iterator[Statement]:
     """Attempts at what belongs to somebody else."""
-    words: Mapping[RelationKind, CommentTarget] = {
-        "table": "table",
-        "partition": "table",
-        "view": "view",
-        "matview": "materialized view",
-    }
     for relation in catalog.relations.values():
-        yield Comment(relation.name, words[relation.kind])
+        yield Comment(relation.name, COMMENTED[relation.kind])
     for routine in catalog.routines:
         yield Comment(routine.signature, "function")
         if routine.is_trigger and routine.security_definer:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row
 
+from invariants.workload.operations import CommentTarget
+
 RelationKind = Literal["table", "partition", "view", "matview"]
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
 
@@ -29,6 +31,13 @@ TOOLS_SCHEMAS = ("sqitch", "supabase_migrations", "drizzle", "pgroll", "graphile
 
 # What pg_class.relkind and pg_constraint.confdeltype say, in words.
 KINDS: Mapping[str, RelationKind] = {"r": "table", "p": "table", "v": "view", "m": "matview"}
+# What COMMENT ON calls them.
+COMMENTED: Mapping[RelationKind, CommentTarget] = {
+    "table": "table",
+    "partition": "table",
+    "view": "view",
+    "matview": "materialized view",
+}
 ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
