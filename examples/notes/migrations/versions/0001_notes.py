@@ -35,9 +35,9 @@ GRANT SELECT, DELETE ON orgs TO owner;
 """
 
 
-def upgrade():
+def upgrade() -> None:
     op.execute(UPGRADE)
 
 
-def downgrade():
+def downgrade() -> None:
     op.execute("DROP TABLE notes, orgs")

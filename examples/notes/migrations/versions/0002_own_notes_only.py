@@ -8,9 +8,9 @@ down_revision = "0001"
 OWN = "org_id = nullif(current_setting('app.org', true), '')::uuid"
 
 
-def upgrade():
+def upgrade() -> None:
     op.execute(f"ALTER POLICY of_org ON notes USING ({OWN})")
 
 
-def downgrade():
+def downgrade() -> None:
     op.execute("ALTER POLICY of_org ON notes USING (true)")

@@ -1,0 +1,1 @@
+"""What the pages of docs/ show, as files that a test runs."""
