@@ -18,7 +18,8 @@ from invariants.search.judge import Judge, by_signature, failing_with
 from invariants.search.reduction import reduce
 from invariants.servers.environment import open_environment
 from invariants.workload import sql
-from invariants.workload.operations import Workload, workload_to_json
+from invariants.workload.format import workload_to_json
+from invariants.workload.operations import Workload
 
 PROJECT = Path(__file__).parent / "notes"
 SIGNATURE = "cross-tenant/select/notes/of_org"
