@@ -11,7 +11,7 @@ RUN ?=
 NIGHT := .invariants/last-night
 
 .DEFAULT_GOAL := help
-.PHONY: help setup invariants mutants gate last-night test slow lint bench history clean
+.PHONY: help setup invariants mutants gate last-night test slow false-alarms lint bench history clean
 
 help:
 	@echo 'make invariants   search for violations of the schema at its newest revision'
@@ -21,6 +21,7 @@ help:
 	@echo 'make last-night   replay what the nightly workflow kept (needs gh, the GitHub CLI)'
 	@echo 'make test         run the tests (ARGS="-k servers")'
 	@echo 'make slow         run the tests that take minutes, or need what few machines have'
+	@echo 'make false-alarms search for alarms where every promise holds (two hours)'
 	@echo 'make lint         check style, format, types and which way imports run'
 	@echo 'make bench        print how fast it is'
 	@echo 'make history      bring the tables of docs/findings.md up to date (a quarter of an hour)'
@@ -62,6 +63,12 @@ test: $(READY)
 
 slow: $(READY)
 	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+# Each ends with status 1 when it has found something.
+false-alarms: $(READY)
+	@$(BIN)/python -m tests.search.false_alarms documented --seeds 1 2 3 $(ARGS)
+	@$(BIN)/python -m tests.search.false_alarms perturbed --count 50 --draws 20 $(ARGS)
+	@$(BIN)/python -m tests.search.false_alarms mutants --each 4 $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/python -m ruff check

@@ -105,6 +105,9 @@ class Perturbations:
             yield replace(operation, statements=statements[::-1])
         for i, statement in enumerate(statements):
             for changed in self._statement(shown, statement):
+                if isinstance(changed, Copy) and len(statements) > 1:
+                    # It is sent alone or not at all.
+                    continue
                 yield replace(
                     operation, statements=(*statements[:i], changed, *statements[i + 1 :])
                 )
