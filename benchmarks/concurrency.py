@@ -14,7 +14,7 @@ leave the order to chance, sends once more what had to give way, and reads all c
 every transaction. That is where a violation is seen, so its clock includes it.
 
 The threads are what anybody would write who wants the same transactions to meet: for each session a
-thread with a psycopg connection (the same superuser's, autocommit), all let go at once. BEGIN and
+thread with a psycopg connection (the same login's, autocommit), all let go at once. BEGIN and
 the SET LOCALs of role and tenant are one round trip, then comes one for each statement, for SET
 CONSTRAINTS ALL IMMEDIATE where the scheduler sends it, and for COMMIT, or ROLLBACK after a refusal.
 Nobody controls the order, looks at the rows, or sends again what was refused. Like the scheduler's,
@@ -57,9 +57,9 @@ from invariants.search.events import Event, Found
 from invariants.search.explorer import Explorer, Search, Stage
 from invariants.search.judge import Judge
 from invariants.search.run import schema
-from invariants.servers.environment import Environment
+from invariants.servers.environment import Environment, Scratch
 from invariants.workload import sql
-from invariants.workload.operations import Session, Transaction, Workload
+from invariants.workload.operations import OPERATOR, Actor, Session, Transaction, Workload
 
 _NO_LIMIT = 10**9
 _RACE = "allocation-sum"
@@ -120,9 +120,9 @@ class Timed(Executor):
 class Threaded(Timed):
     """An executor whose sessions are threads that nobody controls."""
 
-    def __init__(self, conninfo: str, judge: Judge) -> None:
-        super().__init__(conninfo, judge.contract, judge.catalog)
-        self._threads = Threads(conninfo, judge.contract.tenancy.setting)
+    def __init__(self, scratch: Scratch, judge: Judge) -> None:
+        super().__init__(scratch.conninfo, judge.contract, judge.catalog, scratch.login)
+        self._threads = Threads(self, judge.contract.tenancy.setting)
 
     def close(self) -> None:
         """End the threads and all connections."""
@@ -139,10 +139,10 @@ class Threaded(Timed):
 class Threads:
     """A thread for each session, with psycopg as everybody uses it."""
 
-    def __init__(self, conninfo: str, setting: str) -> None:
-        self._conninfo, self._setting = conninfo, setting
+    def __init__(self, executor: Executor, setting: str) -> None:
+        self._executor, self._setting = executor, setting
         self._pool = ThreadPoolExecutor()
-        self._connections: dict[tuple[int, bool], Connection] = {}
+        self._connections: dict[tuple[int, str, bool], Connection] = {}
 
     def close(self) -> None:
         """End threads and connections."""
@@ -154,7 +154,7 @@ class Threads:
         """Let all of them go at once; turns and seconds until the last has ended."""
         # Connections first; making one is not what is measured.
         lines = [
-            [(t, self._connection(i, unset=t.operation.actor.lacks_setting)) for t in session]
+            [(t, self._connection(i, t.operation.actor)) for t in session]
             for i, session in enumerate(sessions)
         ]
         begin = threading.Barrier(len(sessions) + 1)
@@ -176,7 +176,7 @@ class Threads:
         turns = 1
         try:
             with connection.cursor() as cursor:
-                opening = "; ".join(sql.opening(transaction, self._setting))
+                opening = "; ".join(sql.opening(transaction, self._setting, login=True))
                 cursor.execute(opening.encode(), prepare=False)
                 for part in range(transaction.turns):
                     turns = part + 1
@@ -190,17 +190,23 @@ class Threads:
             connection.execute("ROLLBACK")
         return turns
 
-    def _connection(self, position: int, *, unset: bool) -> Connection:
-        """A session's connection; what has no tenant setting needs one that never had any."""
-        if (position, unset) not in self._connections:
-            self._connections[position, unset] = psycopg.connect(
-                self._conninfo,
+    def _connection(self, position: int, actor: Actor) -> Connection:
+        """A session's connection for a role; without tenant setting one that never had any."""
+        key = position, actor.role, actor.lacks_setting
+        if key not in self._connections:
+            conninfo, more = self._executor.conninfo, ""
+            if actor.role == OPERATOR:
+                more = " -c deadlock_timeout=1ms -c log_min_messages=fatal"
+            else:
+                conninfo = self._executor.login(actor.role).conninfo
+            self._connections[key] = psycopg.connect(
+                conninfo,
                 autocommit=True,
                 cursor_factory=RawCursor,
-                options="-c deadlock_timeout=1ms -c statement_timeout=20s -c timezone=UTC "
-                "-c client_min_messages=error -c log_min_messages=fatal",
+                options="-c statement_timeout=20s -c timezone=UTC -c client_min_messages=error"
+                + more,
             )
-        return self._connections[position, unset]
+        return self._connections[key]
 
 
 @dataclass(frozen=True)
@@ -223,8 +229,10 @@ class Contest:
     def __init__(self, environment: Environment, contract: Contract) -> None:
         self.judge = Judge(environment, contract)
         lent = [environment.scratch() for _ in range(2)]
-        self.scheduler = Timed(lent[0].conninfo, self.judge.contract, self.judge.catalog)
-        self.threads = Threaded(lent[1].conninfo, self.judge)
+        self.scheduler = Timed(
+            lent[0].conninfo, self.judge.contract, self.judge.catalog, lent[0].login
+        )
+        self.threads = Threaded(lent[1], self.judge)
 
     def close(self) -> None:
         """End all connections; the databases go with the environment."""

@@ -53,6 +53,8 @@ from invariants.workload.operations import (
 
 _NO_LIMIT = 10**9
 
+Connection = psycopg.Connection[TupleRow]
+
 
 @dataclass
 class Lap:
@@ -96,14 +98,14 @@ class Recorder(Judge):
 
 @dataclass
 class Plain:
-    """The loop: psycopg as everybody uses it, one connection for each database.
+    """The loop: psycopg as everybody uses it, on each database one connection for each role.
 
     Databases and their cleaning are lent by a judge of the loop's own.
     """
 
     judge: Judge
     contract: Contract
-    _connections: dict[tuple[str, bool], psycopg.Connection[TupleRow]] = field(default_factory=dict)
+    _connections: dict[tuple[str, Actor], Connection] = field(default_factory=dict)
 
     def close(self) -> None:
         """End the connections."""
@@ -115,8 +117,8 @@ class Plain:
         lap = Lap()
         for workload in workloads:
             # Connections last; making one is not what is measured.
-            self._connection(workload.premise, unset=False)
-            self._connection(workload.premise, unset=True)
+            for actor in {Actor(OPERATOR), *(o.actor for o in workload.operations)}:
+                self._connection(workload.premise, actor)
             started, cpu = time.perf_counter(), time.process_time()
             self._send(workload)
             lap.seconds += time.perf_counter() - started
@@ -126,19 +128,15 @@ class Plain:
         return lap
 
     def _send(self, workload: Workload) -> None:
-        connection = self._connection(workload.premise, unset=False)
+        connection = self._connection(workload.premise, Actor(OPERATOR))
         root = self.contract.tenancy.root
         for tenant in workload.tenants:
             connection.execute(*sql.parametrised(Insert(root, tenant.columns, (tenant.row,))))
         connection.commit()
         for operation in workload.operations:
-            actor = operation.actor
-            unset = actor.lacks_setting
-            self._transaction(self._connection(workload.premise, unset=unset), operation)
+            self._transaction(self._connection(workload.premise, operation.actor), operation)
 
-    def _transaction(
-        self, connection: psycopg.Connection[TupleRow], operation: Operation
-    ) -> str | None:
+    def _transaction(self, connection: Connection, operation: Operation) -> str | None:
         try:
             with connection.cursor() as cursor:
                 self._become(cursor, operation.actor)
@@ -179,16 +177,25 @@ class Plain:
         executor.run(Workload((), ()), states=False)
         executor.run(Workload((), refresh))
 
-    def _connection(self, premise: str, *, unset: bool) -> psycopg.Connection[TupleRow]:
-        """A connection; what has no tenant setting needs one on which none was ever made."""
-        if (premise, unset) not in self._connections:
-            self._connections[premise, unset] = psycopg.connect(
-                self.judge.executor(premise).conninfo,
+    def _connection(self, premise: str, actor: Actor) -> Connection:
+        """A connection of the login that the fuzzer acts through as well, the operator's its own.
+
+        What has no tenant setting needs one on which none was ever made.
+        """
+        key = premise, Actor(actor.role, None if actor.lacks_setting else "")
+        if key not in self._connections:
+            executor = self.judge.executor(premise)
+            if actor.role == OPERATOR:
+                conninfo, more = executor.conninfo, " -c log_min_messages=fatal"
+            else:
+                conninfo, more = executor.login(actor.role).conninfo, ""
+            self._connections[key] = psycopg.connect(
+                conninfo,
                 cursor_factory=RawCursor,
                 # Neither side fills the server's log with refusals.
-                options="-c log_min_messages=fatal -c client_min_messages=error",
+                options=f"-c client_min_messages=error{more}",
             )
-        return self._connections[premise, unset]
+        return self._connections[key]
 
 
 @dataclass

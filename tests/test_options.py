@@ -136,7 +136,7 @@ def test_so_many_sessions_go_on_side_by_side(
 def lines_of(explorer: Explorer) -> int:
     """How many sessions its executors have had side by side, at most."""
     opened = (e._interleaver for _, e in explorer.judge._executors.values())
-    return max((len({p for p, _ in i._wires}) for i in opened if i is not None), default=0)
+    return max((len({p for p, *_ in i._wires}) for i in opened if i is not None), default=0)
 
 
 def test_messages_are_told_in_pytests_words() -> None:

@@ -81,7 +81,8 @@ class _Windows:
     def _choice(self) -> Iterator[str]:
         """Which window this is."""
         yield "-- ends psql, with status 2"
-        yield "\\set stop 'RESET ROLE; SELECT pg_terminate_backend(pg_backend_pid());'"
+        end = "RESET SESSION AUTHORIZATION; SELECT pg_terminate_backend(pg_backend_pid());"
+        yield f"\\set stop '{end}'"
         yield "\\set known false"
         yield "\\if :{?window}"
         known = ", ".join(f"'{w}'" for w in self._windows())

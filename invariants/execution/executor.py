@@ -1,16 +1,19 @@
 """Runs a workload on a scratch database and keeps every outcome.
 
-All of a workload goes out at once; the committed rows are read after every operation that could
-change one. Between workloads the database is put back to its baseline by DELETE, which is ten times
-cheaper than TRUNCATE.
+Every role acts through a login of its own (`servers.logins`), the operator through the superuser's
+session. What one of them sends goes out at once, until it is another's turn; the committed rows are
+read in the same session after every operation that could change one. Between workloads the database
+is put back to its baseline by DELETE, which is ten times cheaper than TRUNCATE.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,8 +21,11 @@ from invariants.contract.contract import Contract
 from invariants.errors import InfrastructureError, UsageError
 from invariants.execution.history import History, Record, State, Step
 from invariants.execution.interleaver import Interleaver
+from invariants.execution.relay import Part, Relay
+from invariants.execution.rows import RowsReader
 from invariants.execution.wire import Answer, Batch, Query, Reply, Wire
 from invariants.schema.catalog import Catalog
+from invariants.servers.logins import Login
 from invariants.workload import sql
 from invariants.workload.operations import (
     OPERATOR,
@@ -46,7 +52,7 @@ class Started:
     workload: Workload
     states: bool
     opening: int
-    replies: list[Reply]
+    relay: Relay
 
 
 class Executor:
@@ -55,19 +61,31 @@ class Executor:
     Raises `InfrastructureError` when the server goes away.
     """
 
-    def __init__(self, conninfo: str, contract: Contract, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        contract: Contract,
+        catalog: Catalog,
+        login: Callable[[str], Login],
+    ) -> None:
         self.contract, self.catalog = contract, catalog
         self.conninfo = conninfo
         self.operations = 0
-        self._main = self._connect()
-        self._unset: Wire | None = None
+        # What is done while this waits, or looks at what came: whatever may not wait itself.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._login = login
+        self._logins: dict[str, Login] = {}
+        self._operator = self._connect(OPERATOR)
+        # By role; a setting once made is never unset again in its session, only emptied, so there
+        # is another session for those who never say for whom they act.
+        self._sessions: dict[tuple[str, bool], Wire] = {(OPERATOR, False): self._operator}
         self._interleaver: Interleaver | None = None
         # Its triggers and foreign keys never fire. On a connection of its own, because a change of
         # the replication role throws away all plans of a session.
-        self._cleaner = self._connect("SET session_replication_role = 'replica'")
+        self._cleaner = self._connect(OPERATOR, "SET session_replication_role = 'replica'")
         self._names = tuple(catalog.tables)
         self._keys = [catalog.tables[t].primary_key for t in self._names]
-        self._snapshot: Batch = (OPERATOR, [(self._snapshot_sql(), ())])
+        self._rows = RowsReader(self._cleaner, self._names)
         self._records: dict[tuple[str, bytes], Record] = {}
         self._stale_views: set[str] = set()
         self._runs = 0
@@ -90,10 +108,8 @@ class Executor:
 
     def close(self) -> None:
         """End the connections; the database itself belongs to whoever made it."""
-        self._main.close()
-        self._cleaner.close()
-        if self._unset is not None:
-            self._unset.close()
+        for wire in (self._cleaner, *self._sessions.values()):
+            wire.close()
         if self._interleaver is not None:
             self._interleaver.close()
 
@@ -112,22 +128,13 @@ class Executor:
         opening: list[Batch] = [self._tenant(t) for t in workload.tenants]
         known = len(opening)
         if states:
-            opening.append(self._snapshot)
-        replies: list[Reply] = []
-        batch: list[Batch] | Operation = []
-        wire = self._main
-        for following, next_batch in self._segments(workload, states, opening):
-            replies += self._sent(wire, batch)
-            wire, batch = following, next_batch
-        # The last segment is always one for the main connection; nobody waits for it yet.
-        assert not isinstance(batch, Operation)
-        self._main.send(batch)
-        return Started(workload, states, known, replies)
+            opening.append(self._rows.batch)
+        return Started(workload, states, known, Relay(self._parts(workload, states, opening)))
 
     def finish(self, started: Started) -> History:
         """Wait for the rest of the answers to what was started."""
         workload, states, known = started.workload, started.states, started.opening
-        replies = started.replies + self._main.receive()
+        replies = started.relay.finish()
         self._check_tenants(replies[:known])
         self.operations += len(workload.operations)
         history = self._history(workload, replies[known:], states)
@@ -148,7 +155,7 @@ class Executor:
         """Let the sessions go on from where the operations have led."""
         if self._interleaver is None:
             self._interleaver = Interleaver(
-                self._connect, self.contract.tenancy.setting, self._snapshot, self._state
+                self._connect, self.contract.tenancy.setting, self._rows.batch, self._state
             )
         workload = history.workload
         came = self._interleaver.run(
@@ -163,42 +170,41 @@ class Executor:
             turns=came.turns,
         )
 
-    def _sent(self, wire: Wire, batch: list[Batch] | Operation) -> list[Reply]:
-        if not isinstance(batch, Operation):
-            return wire.transact(batch)
-        return [self._apart(batch) if batch.shadows else self._copy(batch)]
-
     def _apart(self, operation: Operation) -> Reply:
         """An operation in a session of its own, with which all that is temporary goes."""
-        wire = self._connect()
+        wire = self._connect(operation.actor.role)
         try:
             (reply,) = wire.transact([self._transaction(operation, frozenset())])
         finally:
             wire.close()
         return reply
 
-    def _segments(
-        self, workload: Workload, states: bool, opening: list[Batch]
-    ) -> Iterable[tuple[Wire, list[Batch] | Operation]]:
-        """Cut the workload where the connection changes; lazily, each after the one before."""
-        batch = opening
+    def _parts(self, workload: Workload, states: bool, opening: list[Batch]) -> Iterator[Part]:
+        """Cut the workload where the session changes; lazily, each part after the one before."""
+        wire, batches = self._operator, opening
         tenants = frozenset(t.id for t in workload.tenants)
         for operation in workload.operations:
-            if operation.shadows or any(isinstance(s, Copy) for s in operation.statements):
-                yield self._main, batch
-                yield self._main, operation
-                batch = []
-            elif operation.actor.lacks_setting:
-                # A setting once made is never unset again in that session, only emptied.
-                yield self._main, batch
-                self._unset = self._unset or self._connect()
-                yield self._unset, [self._transaction(operation, tenants)]
-                batch = []
+            session = self._session(operation.actor)
+            copies = any(isinstance(s, Copy) for s in operation.statements)
+            if operation.shadows or copies:
+                yield wire, batches
+                yield partial(self._apart if operation.shadows else self._copy, operation)
+                wire, batches = session, []
             else:
-                batch.append(self._transaction(operation, tenants))
+                if session is not wire:
+                    yield wire, batches
+                    wire, batches = session, []
+                batches.append(self._transaction(operation, tenants))
             if states and not operation.reads_only:
-                batch.append(self._snapshot)
-        yield self._main, batch
+                batches.append(self._rows.batch)
+        yield wire, batches
+
+    def _session(self, actor: Actor) -> Wire:
+        """The session in which an actor's operations come one after the other."""
+        key = actor.role, actor.lacks_setting
+        if key not in self._sessions:
+            self._sessions[key] = self._connect(actor.role)
+        return self._sessions[key]
 
     def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Batch:
         actor = operation.actor
@@ -224,9 +230,7 @@ class Executor:
         """An operation with COPY: one statement, because the connection must leave the pipeline."""
         (statement,) = operation.statements
         assert isinstance(statement, Copy)
-        wire = self._main
-        if operation.actor.lacks_setting:
-            wire = self._unset = self._unset or self._connect()
+        wire = self._session(operation.actor)
         query, _ = sql.parametrised(statement)
         reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
         return Reply((*([_CONFIGURED] if not reply.error else ()), *reply.answers), reply.error)
@@ -311,6 +315,7 @@ class Executor:
         initial = state = self._state(next(answers))
         made = []
         for i, operation in enumerate(workload.operations):
+            self.meanwhile()
             reply = next(answers)
             after = state if operation.reads_only else self._state(next(answers), state)
             made.append(Step(i, operation, reply.answers[1:], reply.error, state, after))
@@ -321,23 +326,15 @@ class Executor:
     def _unknown(self) -> State:
         return State(frozenset(Record(t, b"", {}, ()) for t in self._names))
 
-    def _snapshot_sql(self) -> str:
-        if not self._names:
-            return "SELECT 0, '' WHERE false"
-        return " UNION ALL ".join(
-            f"SELECT {i}, row_to_json(t)::text FROM {sql.name(t)} t"
-            for i, t in enumerate(self._names)
-        )
-
     def _read_state(self) -> State:
-        return self._state(self._main.transact([self._snapshot])[0])
+        return self._state(self._operator.transact([self._rows.batch])[0])
 
     def _state(self, reply: Reply, previous: State | None = None) -> State:
         if reply.error:
             raise InfrastructureError(f"the committed rows cannot be read: {reply.error.message}")
         records = self._records
         found = []
-        for index, raw in reply.answers[0].rows:
+        for index, raw in reply.answers[-1].rows:
             assert index is not None
             assert raw is not None
             entry = (self._names[int(index)], raw)
@@ -355,7 +352,7 @@ class Executor:
     def _seconds_ahead(self) -> float:
         """By how much the server's clock is ahead of ours."""
         query = "SELECT extract(epoch FROM clock_timestamp())"
-        ((seconds,),) = self._main.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+        ((seconds,),) = self._operator.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
         assert seconds is not None
         return float(seconds) - time.time()
 
@@ -363,26 +360,52 @@ class Executor:
         values = {}
         for sequence in self.catalog.sequences:
             query = f"SELECT last_value, is_called FROM {sql.name(sequence)}"
-            ((value, called),) = self._main.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+            ((value, called),) = (
+                self._operator.transact([(OPERATOR, [(query, ())])])[0].answers[0].rows
+            )
             assert value is not None
             values[sequence] = (int(value), called == b"t")
         return values
 
-    def _connect(self, *more: str) -> Wire:
-        wire = Wire(self.conninfo)
+    def _connect(self, role: str, *more: str) -> Wire:
+        """A session of whoever acts for a role: the superuser for the operator, else a login."""
+        if role == OPERATOR:
+            conninfo = self.conninfo
+            # Refusals are what we are after; nobody reads thousands of them in the server's log.
+            more = (*more, "SET log_min_messages = 'fatal'")
+        else:
+            conninfo = self.login(role).conninfo
+        try:
+            wire = Wire(conninfo)
+        except InfrastructureError as error:
+            if role != OPERATOR and _REFUSES_LOGIN.search(str(error)):
+                raise InfrastructureError(
+                    f"the server does not let in {self._logins[role].name}, a login of ours that "
+                    f"acts for {role}: {error}; let pg_hba.conf take passwords of roles named "
+                    "invariants_.., or use --server embedded"
+                ) from None
+            raise
         settings = (
             *more,
             f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'",
             "SET TimeZone = 'UTC'",
             "SET client_min_messages = 'error'",
             "SET DateStyle = 'ISO'",
-            # Refusals are what we are after; nobody reads thousands of them in the server's log.
-            "SET log_min_messages = 'fatal'",
             "SET plan_cache_mode = 'force_generic_plan'",
         )
         wire.transact([(OPERATOR, [(s, ())]) for s in settings])
         return wire
 
+    def login(self, role: str) -> Login:
+        """The login that acts for a role here; it is made when it is first asked for."""
+        if role not in self._logins:
+            made = self._logins[role] = self._login(role)
+            self._rows.admit(made.name)
+        return self._logins[role]
+
+
+# What libpq reports when pg_hba.conf has no way in for a role with a password.
+_REFUSES_LOGIN = re.compile("authentication failed|no pg_hba.conf entry|pg_hba.conf rejects")
 
 # Stands for the answer to `_become` where a reply has none, so that all replies look the same.
 _CONFIGURED = Answer()

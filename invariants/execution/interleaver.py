@@ -82,15 +82,15 @@ class _Line:
 
 
 class Interleaver:
-    """Sessions on one database; `connect` opens one. Not for use from several threads.
+    """Sessions on one database; `connect` opens one that acts for a role.
 
-    Raises `InfrastructureError` when the server goes away, or when a session waits for a process
-    that has nothing to do with us.
+    Not for use from several threads. Raises `InfrastructureError` when the server goes
+    away, or when a session waits for a process that has nothing to do with us.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Wire],
+        connect: Callable[[str], Wire],
         setting: str,
         snapshot: Batch,
         state: Callable[[Reply, State], State],
@@ -99,10 +99,10 @@ class Interleaver:
         # What asks for the committed rows, and what makes a state of the answer and the last state.
         self.snapshot, self.state = snapshot, state
         self.turns_sent = 0
-        # One that asks who waits for whom; for each session one, and, where it is needed, one that
-        # has never said whom it acts for: a setting once made cannot be unset.
-        self._control = connect()
-        self._wires: dict[tuple[int, bool], Wire] = {}
+        # One that asks who waits for whom; for each session one of each role, and, where it is
+        # needed, one that has never said whom it acts for: a setting once made cannot be unset.
+        self._control = connect(OPERATOR)
+        self._wires: dict[tuple[int, str, bool], Wire] = {}
         self._poll = select.poll()
 
     def close(self) -> None:
@@ -128,15 +128,18 @@ class Interleaver:
         return lines
 
     def _wire(self, position: int, transaction: Transaction) -> Wire:
-        key = position, transaction.operation.actor.lacks_setting
+        actor = transaction.operation.actor
+        key = position, actor.role, actor.lacks_setting
         if key not in self._wires:
-            wire = self._wires[key] = self._connect()
-            wire.announce_waits()
+            wire = self._wires[key] = self._connect(actor.role)
+            wire.announce_waits(login=actor.role != OPERATOR)
         return self._wires[key]
 
     def batch(self, transaction: Transaction, part: int) -> Batch:
         """What a turn sends."""
-        queries = [*map(_plain, sql.opening(transaction, self.setting))] if part == 0 else []
+        queries: list[Query] = []
+        if part == 0:
+            queries += map(_plain, sql.opening(transaction, self.setting, login=True))
         statements = transaction.operation.statements
         if part < len(statements):
             queries.append(sql.parametrised(statements[part]))
@@ -214,7 +217,7 @@ class _Run:
         line.pending, line.waiting_since = True, len(self._turns)
         sent = [line.batch]
         if line.transaction.checked and line.part + 1 == line.transaction.turns:
-            # With the COMMIT, after which the session is a superuser's once more.
+            # With the COMMIT, after which the session is the login's once more.
             sent.append(self._server.snapshot)
         line.wire.send(sent)
         self._server.turns_sent += 1

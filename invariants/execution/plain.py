@@ -5,16 +5,17 @@ Slow and obvious: the fast executor must agree with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from invariants.contract.contract import Contract
 from invariants.execution.wire import Answer, Reply, ServerError
 from invariants.schema.catalog import Catalog
+from invariants.servers.connect import as_login
+from invariants.servers.logins import Login
 from invariants.workload import sql
 from invariants.workload.operations import (
     OPERATOR,
@@ -30,9 +31,9 @@ from invariants.workload.operations import (
 class PlainExecutor:
     """One transaction for each operation, one round trip for each statement.
 
-    Acts as a role by SET ROLE in the superuser's session; with `logins` by a connection that logs
-    in as the role, with the tenant setting made in its session. Such roles need LOGIN, and
-    `password` where the server asks for one.
+    Acts as a role by SET LOCAL ROLE in a session of its login, as the fast one does. With `direct`
+    it logs in as the role itself, with the tenant setting made in its session. Such roles need
+    LOGIN, and `password` where the server asks for one.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class PlainExecutor:
         conninfo: str,
         contract: Contract,
         catalog: Catalog,
+        login: Callable[[str], Login],
         *,
-        logins: bool = False,
+        direct: bool = False,
         password: str = "",
     ) -> None:
         self.conninfo, self.contract, self.catalog = conninfo, contract, catalog
-        self.logins, self.password = logins, password
+        self.login, self.direct, self.password = login, direct, password
         self._sessions: dict[tuple[str, bool], psycopg.Connection[Any]] = {}
         self._settings: dict[tuple[str, bool], str] = {}
         self._operator = self._connect(conninfo)
@@ -107,7 +109,7 @@ class PlainExecutor:
         answers: list[Answer] = []
         try:
             with session.transaction():
-                if not self.logins:
+                if not self.direct:
                     self._become(session, operation.actor)
                 for statement in operation.statements:
                     answers.append(_answered(session, statement))
@@ -121,19 +123,23 @@ class PlainExecutor:
         if actor.role == OPERATOR and actor.tenant is None:
             return self._operator
         # A setting once made is never unset again in its session, only emptied.
-        key = actor.role if self.logins else "", actor.tenant is not None
+        key = actor.role, actor.tenant is not None
         if key not in self._sessions:
-            conninfo = self.conninfo
-            if key[0] != OPERATOR:
-                conninfo = make_conninfo(conninfo, user=key[0], password=self.password)
-            self._sessions[key] = self._connect(conninfo)
+            self._sessions[key] = self._connect(self._conninfo(actor.role))
         session = self._sessions[key]
-        if self.logins and actor.tenant is not None and self._settings.get(key) != actor.tenant:
+        if self.direct and actor.tenant is not None and self._settings.get(key) != actor.tenant:
             session.execute(
                 "SELECT set_config($1, $2, false)", (self.contract.tenancy.setting, actor.tenant)
             )
             self._settings[key] = actor.tenant
         return session
+
+    def _conninfo(self, role: str) -> str:
+        if role == OPERATOR:
+            return self.conninfo
+        if self.direct:
+            return as_login(self.conninfo, role, self.password)
+        return self.login(role).conninfo
 
     def _become(self, session: psycopg.Connection[Any], actor: Actor) -> None:
         if actor.tenant is not None:

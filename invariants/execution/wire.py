@@ -132,8 +132,11 @@ class Wire:
     def receive(self) -> list[Reply]:
         """Wait for the replies to all that was sent, in order."""
         expected, self._expected = self._expected, []
+        # Of the first some may have arrived, and been taken.
+        arriving, self._arriving = self._arriving, None
         try:
-            return [self._reply(count) for count in expected]
+            begun = [] if arriving is None else [self._whole(arriving)]
+            return [*begun, *(self._reply(count) for count in expected[len(begun) :])]
         except psycopg.OperationalError as error:
             raise server_lost(str(error)) from None
 
@@ -147,8 +150,9 @@ class Wire:
     def take(self) -> Reply | None:
         """The reply to what was sent first if all of it has arrived; does not wait for it."""
         try:
-            self._pg.consume_input()
             self._arriving = self._arriving or self._replies(self._expected[0])
+            next(self._arriving)
+            self._pg.consume_input()
             next(self._arriving)
         except StopIteration as arrived:
             self._arriving = None
@@ -169,17 +173,16 @@ class Wire:
         """The file descriptor to poll."""
         return self._pg.socket
 
-    def announce_waits(self) -> None:
+    def announce_waits(self, *, login: bool) -> None:
         """Let the server say when a statement waits for a lock, and when it has got it.
 
-        A superuser's session has it by logging of lock waits, sent to the client at once. The
-        message comes when the wait has been checked for a deadlock, so that of all who wait in a
-        circle it is the one who closes it that is refused, every time.
+        It is by logging of lock waits, sent to the client at once. The message comes when the wait
+        has been checked for a deadlock, so that of all who wait in a circle it is the one who
+        closes it that is refused, every time. Who logs in for a role has the settings that take a
+        superuser from the start.
         """
         settings = (
-            DEADLOCKS_AT_ONCE,
-            "SET log_lock_waits = on",
-            "SET lc_messages = 'C'",
+            *(() if login else (DEADLOCKS_AT_ONCE, "SET log_lock_waits = on")),
             "SET client_min_messages = 'log'",
         )
         for reply in self.transact([(None, [(s, ())]) for s in settings]):
@@ -265,7 +268,9 @@ class Wire:
                     pg.consume_input()
 
     def _reply(self, statements: int) -> Reply:
-        arriving = self._replies(statements)
+        return self._whole(self._replies(statements))
+
+    def _whole(self, arriving: Generator[None, None, Reply]) -> Reply:
         while True:
             try:
                 next(arriving)

@@ -45,6 +45,7 @@ class Judge:
         self.contract = contract.at(environment.lineage.applied, environment.lineage.known)
         self._executors: dict[tuple[str, int], tuple[Scratch, Executor]] = {}
         self._lane = 0
+        self._under_way: list[Pending] = []
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +61,7 @@ class Judge:
     def close(self) -> None:
         """Drop the scratch databases."""
         executors, self._executors = self._executors, {}
+        self._under_way.clear()
         # All connections first. Where a workload was interrupted, its backend may be waiting for us
         # to read, and until it is gone no database of the server can be dropped.
         for _, executor in executors.values():
@@ -107,11 +109,20 @@ class Judge:
         """Let a server start on a workload; decide what was begun before, then this one."""
         self._lane = 1 - self._lane
         executor = self.executor(workload.premise, self._lane)
-        return Pending(invariant, executor, executor.start(workload))
+        self._advance()
+        pending = Pending(invariant, executor, executor.start(workload))
+        self._under_way.append(pending)
+        return pending
+
+    def _advance(self) -> None:
+        """Let the servers go on with what was begun."""
+        for pending in self._under_way:
+            pending.started.relay.advance()
 
     def decide(self, pending: Pending) -> tuple[Case, list[Violation]]:
         """The case of what was begun, and every violation of the invariant in it."""
         invariant, executor = pending.invariant, pending.executor
+        self._under_way.remove(pending)
         history = executor.finish(pending.started)
         case = self._case(executor, history, invariant.worlds(history.workload))
         return case, self._judged(invariant, case, executor)
@@ -155,7 +166,9 @@ class Judge:
             raise InfrastructureError(
                 f"the scratch database cannot be read: {str(error).strip()}"
             ) from None
-        return Executor(scratch.conninfo, self.contract, catalog)
+        executor = Executor(scratch.conninfo, self.contract, catalog, scratch.login)
+        executor.meanwhile = self._advance
+        return executor
 
 
 def by_signature(violations: list[Violation]) -> Mapping[str, Violation]:

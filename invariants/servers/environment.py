@@ -33,10 +33,11 @@ from invariants.servers.base import (
 )
 from invariants.servers.choose import open_server
 from invariants.servers.clone import clone_database
-from invariants.servers.connect import with_own_search_path
+from invariants.servers.connect import as_login, with_own_search_path
+from invariants.servers.logins import Login, login_name, make_login
 from invariants.servers.patches import apply_patch
 
-HANDLE_FORMAT = "1"
+HANDLE_FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Scratch:
     # Not shown: it may hold a password.
     conninfo: str = field(repr=False)
     _environment: Environment = field(repr=False, compare=False)
+
+    def login(self, role: str) -> Login:
+        """The login that acts for a role, on this database."""
+        name = self._environment._login(role)
+        return Login(name, as_login(self.conninfo, name, self._environment._password))
 
     def drop(self) -> None:
         """Drop the database, whoever is connected to it; again is no error."""
@@ -65,6 +71,7 @@ class Environment:
         prefix: str,
         owned: Server | None,
         changes: Sequence[str] = (),
+        password: str = "",
     ) -> None:
         self.server = server
         self.lineage = lineage
@@ -77,6 +84,8 @@ class Environment:
         self._own_path: bool | None = None
         self._lock = threading.Lock()
         self._scratches: set[str] = set()
+        self._logins: set[str] = set()
+        self._password = password or secrets.token_urlsafe(24)
         self._closed = False
         self._pid = os.getpid()
         atexit.register(self.close)
@@ -98,6 +107,7 @@ class Environment:
             handle["prefix"],
             owned=None,
             changes=changes,
+            password=handle["password"],
         )
 
     def handle(self) -> dict[str, str]:
@@ -112,6 +122,7 @@ class Environment:
             "conninfo": self._conninfo,
             "template": self._template,
             "prefix": self._prefix,
+            "password": self._password,
         }
 
     @property
@@ -199,6 +210,22 @@ class Environment:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _login(self, role: str) -> str:
+        """The name of the login that acts for a role, which is made if it is not there yet."""
+        name = login_name(self._prefix, role)
+        with self._lock:
+            if name not in self._logins:
+                try:
+                    if self._admin is None or self._admin.closed:
+                        self._admin = connect(self._conninfo)
+                    make_login(self._admin, name, role, self._password)
+                except psycopg.Error as error:
+                    raise InfrastructureError(
+                        f"cannot make a login for {role}: {database_message(error)}"
+                    ) from error
+                self._logins.add(name)
+        return name
 
     def _drop(self, name: str) -> None:
         with self._lock:

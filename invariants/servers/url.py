@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from invariants.errors import InfrastructureError, UsageError
-from invariants.servers import roles
+from invariants.servers import logins, roles
 from invariants.servers.base import (
     DATABASE_PREFIX,
     Content,
@@ -263,6 +263,7 @@ def _clean_up(connection: psycopg.Connection, journal: psycopg.Connection) -> bo
         ).fetchall()
         for (name,) in names:
             drop_database(connection, name)
+        logins.drop_logins(connection, f"{DATABASE_PREFIX}{token}_")
         # In the journal's session: what it drops of a role, it drops in that database only.
         roles.restore(journal, snapshot)
         journal.execute("DELETE FROM public.run WHERE token = %s", [token])

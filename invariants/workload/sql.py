@@ -164,6 +164,12 @@ def signature(routine: str) -> str:
     return f"{'.'.join(map(_part, parts))}({found[2]})"
 
 
+@lru_cache(maxsize=256)
+def role(identifier: str) -> str:
+    """A role's name: there is no schema in it, whatever dots there are."""
+    return _part(identifier)
+
+
 def names(identifiers: tuple[str, ...]) -> str:
     """Names separated by commas."""
     return ", ".join(map(name, identifiers))
@@ -337,25 +343,28 @@ def _dollars(text: str, tag: str = "") -> str:
     return f"${tag}${text}${tag}$"
 
 
-def acting(operation: Operation, setting: str) -> tuple[str, ...]:
+def acting(operation: Operation, setting: str, *, login: bool = False) -> tuple[str, ...]:
     """What makes the actor of an operation, inside its transaction.
 
-    By SET, which unlike a function call leaves the snapshot to the first statement proper.
+    By SET, which unlike a function call leaves the snapshot to the first statement proper. In the
+    session of a login that acts for the role; else in a superuser's, which is to be one no more
+    when something resets the role.
     """
     actor, lines = operation.actor, []
     if actor.tenant is not None:
         lines.append(f"SET LOCAL {name(setting)} = {quote(actor.tenant)}")
     if actor.role != OPERATOR:
-        lines.append(f"SET LOCAL ROLE {name(actor.role)}")
+        become = "ROLE" if login else "SESSION AUTHORIZATION"
+        lines.append(f"SET LOCAL {become} {role(actor.role)}")
     if operation.leaks:
         lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
     return tuple(lines)
 
 
-def opening(transaction: Transaction, setting: str) -> tuple[str, ...]:
+def opening(transaction: Transaction, setting: str, *, login: bool = False) -> tuple[str, ...]:
     """What begins a transaction and makes the actor."""
     begin = f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"
-    return (begin, *acting(transaction.operation, setting))
+    return (begin, *acting(transaction.operation, setting, login=login))
 
 
 def ending(transaction: Transaction, part: int) -> str:

@@ -273,9 +273,14 @@ def test_who_logs_in_runs_what_it_made_itself(
     )
     scratch = documented.scratch()
     try:
-        for logins in (False, True):
+        for direct in (False, True):
             with PlainExecutor(
-                scratch.conninfo, contract, judge.catalog, logins=logins, password=login
+                scratch.conninfo,
+                contract,
+                judge.catalog,
+                scratch.login,
+                direct=direct,
+                password=login,
             ) as plain:
                 assert [r.error for r in plain.run(shown)] == [None] * 3
                 plain.reset()
@@ -440,9 +445,9 @@ def _masked(steps: tuple[Step, ...] | tuple[Reply, ...]) -> list[Outcome]:
     return made
 
 
-@pytest.mark.parametrize("logins", [False, True], ids=["set-role", "logins"])
+@pytest.mark.parametrize("direct", [False, True], ids=["set-role", "direct"])
 def test_the_fast_way_equals_the_true_way(
-    documented: Environment, contract: Contract, judge: Judge, login: str, logins: bool
+    documented: Environment, contract: Contract, judge: Judge, login: str, direct: bool
 ) -> None:
     """Generated workloads, all their kinds of statements, settings and roles."""
     generated = generation.workloads(contract, judge.catalog, INVARIANTS["cross-tenant"])
@@ -452,9 +457,14 @@ def test_the_fast_way_equals_the_true_way(
     one_way, other_way = documented.scratch(), documented.scratch()
     try:
         with (
-            Executor(one_way.conninfo, contract, judge.catalog) as fast,
+            Executor(one_way.conninfo, contract, judge.catalog, one_way.login) as fast,
             PlainExecutor(
-                other_way.conninfo, contract, judge.catalog, logins=logins, password=login
+                other_way.conninfo,
+                contract,
+                judge.catalog,
+                other_way.login,
+                direct=direct,
+                password=login,
             ) as plain,
         ):
             committed = 0

@@ -151,6 +151,8 @@ class Observed:
         )
         with psycopg.connect(conninfo) as connection:
             self.roles = roles.snapshot(connection)
+        # Logins are no part of a snapshot.
+        self.names = query(conninfo, "SELECT rolname FROM pg_roles ORDER BY 1")
         self.relations = query(
             conninfo, "SELECT oid, relname, relfilenode, relacl::text FROM pg_class ORDER BY oid"
         )
@@ -182,6 +184,8 @@ def test_a_guest_leaves_no_trace(guest_of: str, chain: Chain, bypass: Path) -> N
         scratch = environment.scratch()
         environment.scratch()
         assert query(scratch.conninfo, "SELECT count(*) FROM thing") == [(0,)]
+        login = scratch.login("chain_app")
+        assert query(login.conninfo, "SELECT session_user::text") == [(login.name,)]
         assert Observed(guest_of) != before
         comments = query(guest_of, "SELECT shobj_description(oid, 'pg_database') FROM pg_database")
         assert not any("SCRAM" in (comment or "") for (comment,) in comments)
@@ -217,6 +221,7 @@ say = lambda line: print(line, flush=True)
 patches = [Path(name) for name in args[2:]]
 e = open_environment(args[0], Migrations(Path(args[1])), say=say, patches=patches)
 s = e.scratch()
+s.login("chain_app")
 print(s.name, flush=True)
 time.sleep(60)
 """
