@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 # What Markdown, and HTML inside it, would take for more than text.
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&])")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~&])")
 _PIPE = re.compile(r"(?<!\\)\|")
 _FENCE = re.compile(r"`+")
 

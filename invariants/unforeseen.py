@@ -9,13 +9,26 @@ import os
 import tempfile
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from invariants.errors import InfrastructureError, InvariantsError
 from invariants.escaping import shown
 from invariants.masking import masked
 
 FOLDER = Path(".invariants")
 _WORDS_MAX = 200
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Raise `InfrastructureError`, the traceback kept, for what the block raises unforeseen."""
+    try:
+        yield
+    except InvariantsError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InfrastructureError(told(error)) from error
 
 
 def told(error: BaseException) -> str:

@@ -7,6 +7,7 @@ says the same to PostgreSQL's isolation tester.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -121,10 +122,8 @@ def ensure_writable(folder: Path, option: str = "--artifacts") -> None:
 
 def save(found: Counterexample, folder: Path) -> Saved:
     """Write the files. Raises `InfrastructureError` when the disk refuses."""
-    save_json(found, folder)
-    json, sql, txt, spec = (
-        folder / f"{found.name}.{ending}" for ending in ("json", "sql", "txt", "spec")
-    )
+    json = save_json(found, folder)
+    sql, txt, spec = (json.with_suffix(ending) for ending in (".sql", ".txt", ".spec"))
     write(sql, found.script)
     write(txt, found.text + "\n")
     if found.spec:
@@ -134,7 +133,7 @@ def save(found: Counterexample, folder: Path) -> Saved:
 
 def save_json(found: Counterexample, folder: Path) -> Path:
     """Write the exact replay alone. Raises `InfrastructureError` when the disk refuses."""
-    path = folder / f"{found.name}.json"
+    path = _place(found, folder)
     document = {
         "format": FORMAT,
         "invariant": found.invariant,
@@ -146,6 +145,19 @@ def save_json(found: Counterexample, folder: Path) -> Path:
     }
     write(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def _place(found: Counterexample, folder: Path) -> Path:
+    """The name's file, unless it holds another cause: signatures differ in more than names do."""
+    path = folder / f"{found.name}.json"
+    try:
+        taken: object = json.loads(path.read_text(encoding="utf-8"))["signature"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return path
+    if taken == found.signature:
+        return path
+    mark = hashlib.sha256(found.signature.encode(errors="backslashreplace")).hexdigest()[:8]
+    return folder / f"{found.name}-{mark}.json"
 
 
 def write(path: Path, text: str) -> None:

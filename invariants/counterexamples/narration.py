@@ -17,6 +17,7 @@ from invariants.counterexamples.wording import (
     who,
     wrapped,
 )
+from invariants.escaping import shown
 from invariants.execution.history import Step
 
 # Columns that are in every table and explain nothing.
@@ -30,7 +31,7 @@ def narrate(case: Case, violation: Violation) -> str:
 
 def summarise(case: Case, violation: Violation) -> str:
     """The violation in one sentence, ids replaced by names."""
-    return named(violation.summary, names_of(case.history.workload))
+    return shown(named(violation.summary, names_of(case.history.workload)))
 
 
 class _Story:
@@ -43,11 +44,11 @@ class _Story:
 
     def lines(self) -> Iterator[str]:
         workload = self.case.history.workload
-        yield self.named(self.violation.summary)
+        yield shown(self.named(self.violation.summary))
         yield ""
         tenants = [self.names[t.id] for t in workload.tenants]
         if tenants:
-            yield f"Given     {', '.join(tenants)}"
+            yield shown(f"Given     {', '.join(tenants)}")
         if workload.premise:
             yield f"Given     {premises.DESCRIPTIONS[workload.premise]}"
         for step in self.case.history.steps:
@@ -57,14 +58,14 @@ class _Story:
         yield from wrapped("Promised  ", self.named(self.violation.promise), " " * 10)
         for evidence in self.violation.evidence:
             for row in evidence.rows:
-                yield f"Shown by  {evidence.caption}"
+                yield shown(f"Shown by  {evidence.caption}")
                 yield from wrapped(" " * 12, self.named(_pairs(row)), " " * 12)
 
     def _step(self, step: Step) -> Iterator[str]:
         actor = who(step.operation.actor, self.names, self.case.contract.application_roles)
         again = ", the same message again" if sent_before(self.case.history, step) else ""
         marked = step.index == self.violation.operation
-        yield f"{'->' if marked else '  '}{step.index + 1:>2}  {actor}{again}"
+        yield f"{'->' if marked else '  '}{step.index + 1:>2}  {shown(actor)}{again}"
         for statement in step.operation.statements:
             yield from wrapped(" " * 6, self.named(spelled_short(statement)), " " * 8)
         yield from wrapped("      = ", self.named(outcome(step)), " " * 8)

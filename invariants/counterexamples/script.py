@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from invariants.checks.base import Case, Condition, Violation
 from invariants.contract import premises
 from invariants.counterexamples.wording import outcome
+from invariants.escaping import shown
 from invariants.workload import sql
 from invariants.workload.operations import (
     Call,
@@ -34,7 +35,7 @@ class Script:
     """The lines of a script, in pieces that one for several sessions can use as well."""
 
     def __init__(self, case: Case, violation: Violation, title: str) -> None:
-        self.case, self.violation, self.title = case, violation, title
+        self.case, self.violation, self.title = case, violation, shown(title)
         self.workload = case.history.workload
         self.setting = case.contract.tenancy.setting
         self.setting_made = False
@@ -61,8 +62,8 @@ class Script:
 
     def heading(self) -> Iterator[str]:
         """What is shown."""
-        yield f"-- {self.title}"
-        yield f"-- {self.violation.signature}"
+        yield comment(self.title)
+        yield comment(str(self.violation.signature))
         yield "--"
 
     def settings(self) -> Iterator[str]:
@@ -78,7 +79,7 @@ class Script:
         changes = premises.statements(self.workload.premise, self.case.contract, self.case.catalog)
         if changes:
             yield ""
-            yield f"-- {premises.DESCRIPTIONS[self.workload.premise]}"
+            yield comment(premises.DESCRIPTIONS[self.workload.premise])
             yield from (f"{c};" for c in changes)
 
     def world(self, workload: Workload, prefix: str = "") -> Iterator[str]:
@@ -102,7 +103,7 @@ class Script:
         yield ""
         step = self.case.history.steps[index]
         answered = "" if prefix else f"; answered: {' '.join(outcome(step).split())}"
-        yield f"-- operation {index + 1}: {actor.role or 'the operator'}{answered}"
+        yield comment(f"operation {index + 1}: {actor.role or 'the operator'}{answered}")
         if operation.shadows:
             yield from reconnecting("where no function has been called yet")
             self.setting_made = False
@@ -145,12 +146,12 @@ class Script:
 
     def statement(self, statement: Statement) -> Iterator[str]:
         """What sends a statement."""
-        if isinstance(statement, Copy):
+        if isinstance(statement, Copy) and sql.spelled(statement).isprintable():
             # Not inline: after a refusal psql would take the data for SQL.
             target = sql.spelled(statement).removeprefix("COPY ").removesuffix(" FROM STDIN")
             yield f"\\copy {target} FROM PROGRAM '{_printing(sql.copy_data(statement.rows))}'"
         else:
-            yield f"{sql.spelled(statement)};"
+            yield f"{sql.spelled(without_copy(statement))};"
 
     def _states(self, index: int, prefix: str) -> Iterator[str]:
         if prefix:
@@ -201,15 +202,15 @@ class Script:
         """Raise if all terms are true, each what has come of a condition."""
         summary = f"violated: {self.title}"
         yield ""
-        yield f"-- promised: {self.violation.promise}"
+        yield comment(f"promised: {self.violation.promise}")
         terms = " AND ".join(term(i, c) for i, c in enumerate(self.violation.proof))
         yield f"SELECT ({terms})::text AS violated \\gset"
         yield "SELECT set_config('invariants.violated', :'violated', false) AS verdict \\gset"
-        yield "DO $$ BEGIN"
-        yield "  IF current_setting('invariants.violated')::boolean THEN"
-        yield f"    RAISE EXCEPTION USING MESSAGE = {sql.quote(summary)};"
-        yield "  END IF;"
-        yield "END $$;"
+        yield from block(
+            "  IF current_setting('invariants.violated')::boolean THEN",
+            f"    RAISE EXCEPTION USING MESSAGE = {sql.quote(summary)};",
+            "  END IF;",
+        )
         yield "\\echo 'holds: the violation is not there'"
 
     def term(self, position: int, condition: Condition) -> str:
@@ -239,23 +240,38 @@ def _noting_refusal(refusals: Sequence[int]) -> Iterator[str]:
     yield "\\endif"
 
 
+def comment(text: str) -> str:
+    """A comment, which ends where its line does: psql runs what is on the next."""
+    return f"-- {shown(text)}"
+
+
+def block(*lines: str) -> Iterator[str]:
+    """A DO statement with these lines."""
+    yield from (sql.block("\n".join(["BEGIN", *lines, "END"])) + ";").split("\n")
+
+
+def without_copy(statement: Statement) -> Statement:
+    """An INSERT in the place of a COPY, for whoever has no data to copy from."""
+    if not isinstance(statement, Copy):
+        return statement
+    return Insert(statement.relation, statement.columns, statement.rows)
+
+
 def reconnecting(why: str = "where the tenant setting was never made") -> Iterator[str]:
     """A new session."""
-    yield f"-- in a new session, {why}"
+    yield comment(f"in a new session, {why}")
     yield "\\connect"
     yield "SET TimeZone = 'UTC';"
 
 
 def refusal_of_tenants(case: Case) -> Iterator[str]:
     """Raise where there are tenants already."""
-    yield "DO $$ BEGIN"
-    yield f"  IF EXISTS (SELECT FROM {sql.name(case.contract.tenancy.root)}) THEN"
-    yield (
+    yield from block(
+        f"  IF EXISTS (SELECT FROM {sql.name(case.contract.tenancy.root)}) THEN",
         "    RAISE EXCEPTION 'nothing was done: this database has tenants,"
-        " and the script needs an empty one';"
+        " and the script needs an empty one';",
+        "  END IF;",
     )
-    yield "  END IF;"
-    yield "END $$;"
 
 
 def tenants(case: Case, workload: Workload) -> Iterator[str]:

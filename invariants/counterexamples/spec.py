@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 
 from invariants.checks.base import Case, Violation
 from invariants.contract import premises
-from invariants.counterexamples.script import refusal_of_tenants, restoring, tenants
+from invariants.counterexamples.script import refusal_of_tenants, restoring, tenants, without_copy
 from invariants.counterexamples.turns import sendings
+from invariants.escaping import shown
 from invariants.execution.history import Place, Step
 from invariants.execution.wire import DEADLOCKS_AT_ONCE
 from invariants.workload import sql
-from invariants.workload.operations import Copy, Insert, Operation, Statement
+from invariants.workload.operations import Operation, Statement
 
 _SESSION_SETUP = f"SET TimeZone = 'UTC'; {DEADLOCKS_AT_ONCE};"
-_LITERAL = re.compile(r"E?'(?:[^']|'')*'")
+_QUOTED = re.compile(r"""E?'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 
 
 def spec(case: Case, violation: Violation, title: str) -> str:
@@ -48,8 +49,8 @@ class _Spec:
                 self._step(place, name, list(self._part(place, part)))
             if sending.last:
                 self._ask(self._index(place))
-        yield f"# {self.title}"
-        yield f"# {self.violation.signature}"
+        yield f"# {shown(self.title)}"
+        yield f"# {shown(str(self.violation.signature))}"
         yield "#"
         yield "# For isolationtester, on a database that has the schema under test and no data:"
         yield "#   isolationtester 'dbname=DATABASE user=SUPERUSER' < THIS_FILE"
@@ -145,15 +146,13 @@ class _Spec:
 
 
 def _spelled(statement: Statement) -> str:
-    if isinstance(statement, Copy):
-        # The tester has no data to copy from.
-        statement = Insert(statement.relation, statement.columns, statement.rows)
-    return f"{sql.spelled(statement)};"
+    return f"{sql.spelled(without_copy(statement))};"
 
 
 def _block(head: str, lines: Sequence[str]) -> Iterator[str]:
     """SQL in braces, where the first that closes ends it, quoted or not."""
-    escaped = [_LITERAL.sub(_without_braces, line) for line in lines]
+    # As a whole: a name may go on in the next line.
+    escaped = _QUOTED.sub(_without_braces, "\n".join(lines)).split("\n")
     if len(escaped) == 1 and len(head) + len(escaped[0]) < 94:
         yield f"{head} {{ {escaped[0]} }}"
         return
@@ -162,10 +161,12 @@ def _block(head: str, lines: Sequence[str]) -> Iterator[str]:
     yield "}"
 
 
-def _without_braces(literal: re.Match[str]) -> str:
-    text = literal[0]
+def _without_braces(quoted: re.Match[str]) -> str:
+    text = quoted[0]
     if "}" not in text:
         return text
+    if text.startswith('"'):
+        return "U&" + text.replace("\\", "\\\\").replace("}", "\\007d")
     if text.startswith("'"):
         text = "E" + text.replace("\\", "\\\\")
     return text.replace("}", "\\x7d")

@@ -25,7 +25,8 @@ from invariants.workload.operations import Session, Transaction
 
 _GUTTER = 6
 _BETWEEN = " | "
-_TIE = "\N{NO-BREAK SPACE}"
+# Looks like a space in the end, and is none to what breaks lines.
+_TIE = "\N{OPEN BOX}"
 
 
 def lines(case: Case, marked: int, names: Mapping[str, str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from invariants.checks.base import Case, Condition, Violation
-from invariants.counterexamples.script import Script, reconnecting
+from invariants.counterexamples.script import Script, comment, reconnecting
 from invariants.counterexamples.turns import Sending, sendings
 from invariants.counterexamples.wording import outcome
 from invariants.execution.history import Place
@@ -99,7 +99,7 @@ class _Windows:
     def _turn(self, sending: Sending) -> Iterator[str]:
         window, label = sending.place.session + 1, f"turn {sending.number}"
         yield ""
-        yield f"-- {self._title(sending)}"
+        yield comment(self._title(sending))
         yield f"\\if :is_{window}"
         if sending.late:
             if sending.parts:

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
+from invariants.escaping import shown
 from invariants.execution.history import History, Step
 from invariants.execution.wire import ServerError
 from invariants.workload import sql
@@ -14,6 +15,9 @@ from invariants.workload.operations import Actor, Copy, Statement, Workload, ins
 WIDTH = 100
 VALUE_MAX = 60
 _UUID = re.compile(r"'?\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b'?")
+
+# A name stays whole, whatever is in it.
+_QUOTED = re.compile(r"""'((?:[^']|'')*)'|"(?:[^"]|"")*\"""")
 
 
 def names_of(workload: Workload) -> Mapping[str, str]:
@@ -68,11 +72,9 @@ def spelled_short(statement: Statement) -> str:
     """The statement with long literals cut; for reading, not for running."""
     text = sql.spelled(statement)
     if isinstance(statement, Copy):
-        text += ": " + sql.copy_data(statement.rows).strip().replace("\t", " ")
-    return re.sub(
-        r"'((?:[^']|'')*)'",
-        lambda m: m[0] if len(m[1]) <= VALUE_MAX else f"'{m[1][:VALUE_MAX]}...'",
-        text,
+        text += ": " + " ".join(sql.copy_data(statement.rows).split())
+    return _QUOTED.sub(
+        lambda m: f"'{m[1][:VALUE_MAX]}...'" if len(m[1] or "") > VALUE_MAX else m[0], text
     )
 
 
@@ -80,7 +82,7 @@ def refused(error: ServerError) -> str:
     """What the server said when it refused."""
     source = error.constraint or (f"{error.function}()" if error.function else "")
     where = f", {source}" if source else ""
-    return f"refused: {error.message} ({error.sqlstate}{where})"
+    return f"refused: {' '.join(error.message.split())} ({error.sqlstate}{where})"
 
 
 def counted(count: int) -> str:
@@ -101,7 +103,7 @@ def wrapped(
 ) -> Iterator[str]:
     """The text in lines, with these beginnings; with `cut` no line is wider, whatever it takes."""
     yield from textwrap.wrap(
-        text,
+        shown(text),
         width,
         initial_indent=first,
         subsequent_indent=rest,

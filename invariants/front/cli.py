@@ -20,7 +20,7 @@ from invariants.errors import (
     InvariantsError,
     UsageError,
 )
-from invariants.escaping import shown
+from invariants.escaping import lines, shown
 from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, tell
 from invariants.options import RunOptions, SchemaOptions
 
@@ -267,7 +267,7 @@ def _mutants(given: argparse.Namespace) -> int:
     with Terminal(quiet=given.quiet) as terminal, schema(of_schema, terminal.say) as opened:
         if given.list:
             for mutant in selected(mutants_of(*opened), wanted.operators):
-                print(mutant.name, *(f"  {line};" for line in mutant.statements), sep="\n")
+                print(shown(mutant.name), *(lines(f"  {s};") for s in mutant.statements), sep="\n")
             return EXIT_HELD
         ensure_writable(wanted.artifacts)
         result = score(
@@ -355,7 +355,7 @@ def _history(given: argparse.Namespace) -> int:
                 kept,
                 search=not given.replay_only,
                 listener=terminal,
-                say=lambda line: terminal.out.print(line, markup=False),
+                say=lambda line: terminal.out.print(line),
             )
         )
     tables = markdown(found)

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from invariants import options
+from invariants import escaping, options
 from invariants.errors import InfrastructureError, InvariantsError
+from invariants.escaping import shown
+from invariants.masking import masked
 from invariants.options import RunOptions
+from invariants.unforeseen import foreseen
 
 if TYPE_CHECKING:
     from invariants.contract.contract import Contract
@@ -57,7 +60,10 @@ class Verdict:
         return "\n\n".join([title, *(self._finding(found) for found in self.finished.found)])
 
     def _finding(self, found: Found) -> str:
-        lines = [f"VIOLATED {found.counterexample.signature}", found.counterexample.text]
+        lines = [
+            f"VIOLATED {shown(found.counterexample.signature)}",
+            escaping.lines(found.counterexample.text),
+        ]
         if found.saved:
             commands = found.saved.replay_commands(self.schema_arguments)
             lines += [f"{w:<9} {c}" for w, c in zip_longest(("Replay",), commands, fillvalue="")]
@@ -76,7 +82,7 @@ class GateVerdict:
         failed = [c for c in self.checks if c.status in ("failed", "error")]
         told = [f"{c.name}: {c.line}" for c in failed] + [d for c in failed for d in c.details]
         if failed:
-            pytest.fail("\n".join(told), pytrace=False)
+            pytest.fail("\n".join(map(shown, told)), pytrace=False)
 
 
 @dataclass
@@ -97,7 +103,8 @@ class Fuzzer:
         """
         __tracebackhide__ = True
         try:
-            finished = self.search(name, among=among)
+            with foreseen():
+                finished = self.search(name, among=among)
         except InvariantsError as error:
             self.stop(error, session)
         if finished.fault:
@@ -110,7 +117,10 @@ class Fuzzer:
         if finished.note:
             pytest.skip(finished.note)
         if finished.status == "error":
-            reasons = [f"{f.signature}: failed once, not again\n{f.text}" for f in finished.flaky]
+            reasons = [
+                f"{shown(f.signature)}: failed once, not again\n{escaping.lines(f.text)}"
+                for f in finished.flaky
+            ]
             reasons += [finished.error] if finished.error else []
             pytest.fail("\n\n".join([f"{name} not judged", *reasons]), pytrace=False)
         return Verdict(finished, self.seed, options.schema_arguments(self.options))
@@ -119,7 +129,8 @@ class Fuzzer:
         """Look at one part of the release gate."""
         __tracebackhide__ = True
         try:
-            return GateVerdict(tuple(self.gate_checks(name)))
+            with foreseen():
+                return GateVerdict(tuple(self.gate_checks(name)))
         except InvariantsError as error:
             self.stop(error, session)
 
@@ -294,7 +305,7 @@ FUZZER = pytest.StashKey[Fuzzer]()
 
 def told(error: InvariantsError) -> str:
     """The error's line, in pytest's words."""
-    return f"invariants: {options.with_prefix(str(error), PREFIX)}"
+    return f"invariants: {shown(masked(options.with_prefix(str(error), PREFIX)))}"
 
 
 def _shown(server: str) -> str:

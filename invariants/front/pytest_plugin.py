@@ -17,6 +17,7 @@ import pytest
 
 from invariants import options
 from invariants.errors import InvariantsError
+from invariants.escaping import shown
 from invariants.front.collected import (
     GATE_CHECKS,
     ContractFile,
@@ -39,6 +40,7 @@ from invariants.front.fuzzer import (
     GateVerdict,
     Verdict,
 )
+from invariants.unforeseen import foreseen
 
 __all__ = ["GATE_CHECKS", "Fuzzer", "GateVerdict", "Verdict"]
 
@@ -137,7 +139,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if config.option.collectonly or not wanted or fuzzer.given is not None:
         return
     try:
-        fuzzer.environment  # noqa: B018
+        with foreseen():
+            fuzzer.environment  # noqa: B018
     except InvariantsError as error:
         fuzzer.stop(error)
 
@@ -159,7 +162,7 @@ def pytest_terminal_summary(
     if lines := config.stash[FUZZER].coverage_lines():
         terminalreporter.section("invariants: coverage")
         for line in lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(shown(line))
         if config.stash[FUZZER].lacks_coverage():
             terminalreporter.write_line(
                 "not every guard was met: the profile release fails for that"
@@ -178,7 +181,8 @@ class _Controller:
         if not asked_for(self.fuzzer.config):
             return
         try:
-            node.workerinput[FROM_CONTROLLER] = self.fuzzer.handover()
+            with foreseen():
+                node.workerinput[FROM_CONTROLLER] = self.fuzzer.handover()
         except InvariantsError as error:
             self.fuzzer.stop(error)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from invariants import escaping
 from invariants.checks import chosen
 from invariants.contract.contract import load
 from invariants.counterexamples.files import Kept
@@ -92,8 +93,8 @@ def markdown(found: Sequence[Stage]) -> str:
     mended = mended_by(found)
     rows = [
         (
-            f"`{stage.revision}`",
-            stage.title,
+            escaping.code(stage.revision),
+            escaping.markdown(stage.title),
             *([str(stage.causes) + ("?" if stage.unjudged else "")] if names else []),
             *(_count(i) for i in stage.searched),
             str(len(stage.failing)),
@@ -109,7 +110,10 @@ def markdown(found: Sequence[Stage]) -> str:
         parts.append(
             _table(
                 ("kept counterexample", "mended by"),
-                [(f"`{k.path.stem}`", f"`{by}`" if by else "nothing yet") for k, by in last],
+                [
+                    (escaping.code(k.path.stem), escaping.code(by) if by else "nothing yet")
+                    for k, by in last
+                ],
                 numbers_from=2,
             )
         )
@@ -164,4 +168,4 @@ def _count(finished: InvariantFinished) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int) -> str:
     rule = ["---" if n < numbers_from else "--:" for n in range(len(head))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+    return "\n".join(map(escaping.row, (head, rule, *rows)))

@@ -9,6 +9,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from invariants.counterexamples.files import write
+from invariants.escaping import code, row, shown
+from invariants.escaping import markdown as escaped
 from invariants.gate.release import Check, Gate
 from invariants.reports.json_report import report_to_json
 
@@ -101,7 +103,7 @@ def uncovered(gate: Gate) -> Iterator[str]:
 
 def markdown(gate: Gate) -> str:
     """A summary for the page of a CI job: verdict first."""
-    parts = [f"# {headline(gate).capitalize()}"]
+    parts = [f"# {escaped(headline(gate).capitalize())}"]
     failed = [c for c in gate.checks if c.status in ("failed", "error")]
     if failed:
         parts.append("## Causes")
@@ -113,14 +115,14 @@ def markdown(gate: Gate) -> str:
     ):
         mine = [c for c in failed if c.group == group]
         if group == "counterexamples" and mine:
-            parts += [f"### {title}", "\n".join(f"- `{c.name}`" for c in mine)]
+            parts += [f"### {title}", "\n".join(f"- {code(c.name)}" for c in mine)]
             continue
         for check in mine:
-            parts.append("### " + title.format(name=check.name, line=check.line))
-            parts.append("\n".join(f"- {_told(d)}" for d in check.details) or check.line)
+            parts.append("### " + escaped(title.format(name=check.name, line=check.line)))
+            parts.append("\n".join(f"- {_told(d)}" for d in check.details) or escaped(check.line))
     parts += [
         "## What was tried",
-        "\n".join(["| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in tried(gate))]),
+        "\n".join(["| | |", "|---|---|", *(row(map(escaped, line)) for line in tried(gate))]),
         "| invariant | verdict | examples | operations | seconds |\n|---|---|--:|--:|--:|\n"
         + "\n".join(
             f"| {i.name} | {'no rule' if i.note else i.status} | {i.examples:,} | "
@@ -128,7 +130,8 @@ def markdown(gate: Gate) -> str:
             for i in gate.search.invariants
         ),
         "## What is not covered",
-        "\n".join(f"- {line}" for line in uncovered(gate)) or "Nothing that the catalog shows.",
+        "\n".join(f"- {escaped(line)}" for line in uncovered(gate))
+        or "Nothing that the catalog shows.",
     ]
     if gate.mutation and (counts := gate.mutation.document["counts"])["equivalent"]:
         parts.append(
@@ -140,7 +143,7 @@ def markdown(gate: Gate) -> str:
 
 def _told(detail: str) -> str:
     signature, colon, summary = detail.partition(": ")
-    return f"`{signature}`: {summary}" if colon else detail
+    return f"{code(signature)}: {escaped(summary)}" if colon else escaped(detail)
 
 
 def junit(gate: Gate) -> str:
@@ -166,12 +169,17 @@ def junit(gate: Gate) -> str:
 
 def _case(suite: ElementTree.Element, check: Check) -> None:
     case = ElementTree.SubElement(
-        suite, "testcase", classname=check.group, name=check.name, time=f"{check.seconds:.3f}"
+        suite,
+        "testcase",
+        classname=check.group,
+        name=shown(check.name),
+        time=f"{check.seconds:.3f}",
     )
     tag = {"failed": "failure", "error": "error", "skipped": "skipped"}.get(check.status)
     if tag:
-        told = ElementTree.SubElement(case, tag, message=check.line)
-        told.text = "\n".join(check.details)
+        # XML has no way to say most of what cannot be printed.
+        told = ElementTree.SubElement(case, tag, message=shown(check.line))
+        told.text = "\n".join(map(shown, check.details))
 
 
 def to_json(gate: Gate) -> dict[str, Any]:

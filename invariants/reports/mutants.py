@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from invariants import escaping
 from invariants.checks import INVARIANTS
 from invariants.mutants.base import OPERATORS
 from invariants.mutants.score import Score
@@ -50,7 +51,7 @@ def markdown(score: Score) -> str:
         f"{score.fuzzing_median:.1f} s of fuzzing.",
     ]
     if lines := list(survivors(score)):
-        parts += ["## Not noticed", "\n".join(f"- {line}" for line in lines)]
+        parts += ["## Not noticed", "\n".join(f"- {escaping.markdown(line)}" for line in lines)]
     head, rows = matrix(score)
     parts += ["## Which invariant kills what", table(head, rows)]
     reasons: dict[str, list[str]] = {}
@@ -59,7 +60,7 @@ def markdown(score: Score) -> str:
     if reasons:
         parts.append("## Equivalent")
         parts += [
-            f"{reason}\n\n" + "\n".join(f"- `{n}`" for n in names)
+            f"{escaping.shown(reason)}\n\n" + "\n".join(f"- {escaping.code(n)}" for n in names)
             for reason, names in reasons.items()
         ]
     parts += [
@@ -68,7 +69,7 @@ def markdown(score: Score) -> str:
             ["mutant", "killed by", "examples", "seconds"],
             [
                 [
-                    f"`{o.mutant.name}`",
+                    escaping.code(o.mutant.name),
                     o.kill.invariant if o.kill else f"**{o.status}**",
                     f"{o.examples:,}",
                     f"{o.seconds:.1f}",
@@ -83,4 +84,4 @@ def markdown(score: Score) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; every column but the first two holds numbers."""
     rule = ["---" if n < 1 else "--:" for n in range(len(head))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+    return "\n".join(map(escaping.row, (head, rule, *rows)))

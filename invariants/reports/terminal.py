@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from invariants.escaping import lines, shown
 from invariants.search.events import (
     Event,
     Flaky,
@@ -36,6 +37,16 @@ _NO_RULE = ("no rule", "dim")
 _PLAIN_EVERY_SECONDS = 10.0
 
 
+class _Console(Console):
+    """Takes text as text: names of a schema are no markup, no emoji, and steer no terminal."""
+
+    def __init__(self, stderr: bool) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(lines(text), **options)
+
+
 class Terminal:
     """A listener that writes for people: findings to standard output, progress to standard error.
 
@@ -54,8 +65,7 @@ class Terminal:
     ) -> None:
         self.brief = brief
         self.quiet, self.schema_arguments = quiet, schema_arguments
-        self.out = Console(stderr=aside, highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out, self.err = _Console(aside), _Console(True)
         self._status = self.err.status("") if self.err.is_terminal and not quiet else None
         self._told = 0.0
         self._begun = 0.0
@@ -75,7 +85,7 @@ class Terminal:
     def say(self, line: str) -> None:
         """A remark on the way."""
         if not self.quiet:
-            self.err.print(line, style="dim", markup=False)
+            self.err.print(line, style="dim")
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -95,12 +105,11 @@ class Terminal:
             case Flaky():
                 self._still()
                 self.out.print(
-                    f"FLAKY {event.signature}: failed once, not again on a fresh database",
+                    f"FLAKY {shown(event.signature)}: failed once, not again on a fresh database",
                     style="yellow",
-                    markup=False,
                 )
                 if not self.quiet:
-                    self.out.print(event.text, markup=False)
+                    self.out.print(event.text)
             case InvariantFinished():
                 self._still()
                 self._finished(event)
@@ -144,7 +153,7 @@ class Terminal:
             line = (
                 f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
             )
-            self.out.print(f"\n{line} ({where}, {seconds})", style="bold red", markup=False)
+            self.out.print(f"\n{line} ({where}, {seconds})", style="bold red")
         elif errors:
             self.out.print(
                 f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow"
@@ -157,16 +166,18 @@ class Terminal:
             )
         if not self.quiet:
             for told in report.coverage.lines:
-                self.out.print(told, markup=False)
+                self.out.print(shown(told))
 
     def replayed(self, outcome: Replayed) -> None:
         """What came of one replay."""
         word, colour = ("fails", "bold red") if outcome.fails else ("holds", "green")
         self.out.print(
-            Text(word, style=colour).append(f"  {outcome.kept.path}", style="not bold default")
+            Text(word, style=colour).append(
+                f"  {shown(str(outcome.kept.path))}", style="not bold default"
+            )
         )
         if outcome.fails and not self.quiet:
-            self.out.print(outcome.text, markup=False)
+            self.out.print(outcome.text)
 
     def gated(self, gate: Gate, folder: Path) -> None:
         """The gate's verdict, so that it fits on one screen."""
@@ -175,10 +186,10 @@ class Terminal:
 
         head, *rest = screen(gate)
         style = {0: "bold green", 1: "bold red"}.get(gate.exit_status, "bold yellow")
-        self.out.print(head, style=style, markup=False)
+        self.out.print(head, style=style)
         if not self.quiet:
             for line in (*rest, "", f"report: {folder}/gate.md, gate.json, gate.xml"):
-                self.out.print(line, markup=False)
+                self.out.print(shown(line))
 
     def hunted(self, outcome: Outcome, done: int, total: int, *, verbose: bool = False) -> None:
         """One mutant is decided; survivors are told at once."""
@@ -193,10 +204,9 @@ class Terminal:
             self._still()
             by = f" by {outcome.kill.invariant}" if outcome.kill else ""
             self.out.print(
-                f"{outcome.status}{by}  {outcome.mutant.name}  "
+                f"{outcome.status}{by}  {shown(outcome.mutant.name)}  "
                 f"{outcome.examples:,} examples, {outcome.seconds:.1f} s",
                 style="red" if loud else None,
-                markup=False,
             )
         if self._status:
             self._status.update(Text(line))
@@ -205,7 +215,7 @@ class Terminal:
                 self._still()
         elif not self.quiet and seconds - self._told >= _PLAIN_EVERY_SECONDS:
             self._told = seconds
-            self.err.print(line, markup=False)
+            self.err.print(line)
 
     def scored(self, score: Score, file: Path) -> None:
         """The score: what was not noticed, then which invariant kills what, then one line."""
@@ -214,17 +224,16 @@ class Terminal:
 
         self._still()
         for line in survivors(score):
-            self.out.print(line, style="bold red", markup=False)
+            self.out.print(shown(line), style="bold red")
         if not self.quiet:
             self.out.print()
             self.table(*matrix(score))
-            self.out.print(f"\nevery mutant: {file}", markup=False)
+            self.out.print(f"\nevery mutant: {file}")
         where = f"revision {score.revision}, PostgreSQL {score.server.version}, seed {score.seed}"
         self.out.print(
             f"\n{verdict(score)} ({where}, {score.seconds:.0f} s, half of the kills within "
             f"{score.fuzzing_median:.1f} s)",
             style="bold green" if score.exit_status == 0 else "bold red",
-            markup=False,
         )
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -235,7 +244,7 @@ class Terminal:
                 c.rjust(w) if n else c.ljust(w)
                 for n, (c, w) in enumerate(zip(row, widths, strict=True))
             ]
-            self.out.print("  ".join(cells).rstrip(), markup=False)
+            self.out.print("  ".join(cells).rstrip())
 
     def _progress(self, event: Progress) -> None:
         rate = event.operations / event.seconds if event.seconds else 0
@@ -248,7 +257,7 @@ class Terminal:
             self._status.update(Text(line))
         elif not self.quiet and event.seconds - self._told >= _PLAIN_EVERY_SECONDS:
             self._told = event.seconds
-            self.err.print(line, markup=False)
+            self.err.print(line)
 
     def _found(self, event: Found) -> None:
         if self.brief:
@@ -256,14 +265,14 @@ class Terminal:
         self._still()
         made = event.counterexample
         self.out.print()
-        self.out.print(f"VIOLATED {made.signature}", style="bold red", markup=False)
+        self.out.print(f"VIOLATED {shown(made.signature)}", style="bold red")
         if self.quiet:
             return
-        self.out.print(made.text, markup=False)
+        self.out.print(made.text)
         if event.saved:
             commands = event.saved.replay_commands(self.schema_arguments)
             for word, command in zip_longest(("Replay",), commands, fillvalue=""):
-                self.out.print(f"{word:<9} {command}", style="cyan", markup=False)
+                self.out.print(f"{word:<9} {command}", style="cyan")
         if self._status:
             self._status.start()
 
@@ -275,7 +284,7 @@ class Terminal:
         if event.found:
             line.append(f", {len(event.found)} causes")
         if remark := event.error or event.note:
-            line.append(f": {remark}")
+            line.append(f": {shown(remark)}")
         if not (self.quiet or self.brief):
             self.out.print()
         self.out.print(line)

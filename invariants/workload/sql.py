@@ -304,7 +304,7 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
 
 
 def _attach(function: str) -> str:
-    return _do(
+    return block(
         "BEGIN CREATE TEMP TABLE own () ON COMMIT DROP; "
         f"CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION {function}; END"
     )
@@ -326,14 +326,15 @@ def _shadow(relation: str, target: str) -> str:
         "RAISE EXCEPTION '% runs what another role made', current_user "
         f"USING ERRCODE = '{RUNS_AS_ANOTHER}', TABLE = {quote(relation)}; END"
     )
-    return _do(
+    return block(
         f"BEGIN CREATE FUNCTION {function}() RETURNS boolean LANGUAGE plpgsql "
         f"AS {_dollars(f' {body} ', 'f')}; {made}; END"
     )
 
 
-def _do(block: str) -> str:
-    return f"DO {_dollars(f' {block} ')}"
+def block(body: str) -> str:
+    """A DO statement that runs PL/pgSQL, in quotes that nothing in it can end."""
+    return f"DO {_dollars(f' {body} ')}"
 
 
 def _dollars(text: str, tag: str = "") -> str:
@@ -374,8 +375,8 @@ def ending(transaction: Transaction, part: int) -> str:
     return "COMMIT" if transaction.commits else "ROLLBACK"
 
 
-# Or a name in quotes, in which a dollar is a dollar.
-_PLACEHOLDER = re.compile(r'"(?:[^"]|"")*"|\$(\d+)')
+# Or a name or a literal, in which a dollar is a dollar.
+_PLACEHOLDER = re.compile(r"""\$(\d+)|"(?:[^"]|"")*"|'(?:[^']|'')*'""")
 
 
 def spelled(statement: Statement) -> str:
