@@ -77,6 +77,8 @@ def read_text(path: Path, unreadable: str) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; {unreadable}") from None
     except OSError as error:
         said = error.strerror or type(error).__name__
         raise UsageError(f"{path}: cannot be read ({said}); {unreadable}") from None
@@ -148,12 +150,12 @@ def _finite(number: str) -> float:
     return float(number)
 
 
-def _misfit(document: object, kind: Any, error: str) -> Misfit:
+def _misfit(document: object, kind: Any, error: str, under: str = "") -> Misfit:
     """Follow msgspec's path, which does not name the keys of open tables, and say what is there."""
     said, _, path = error.partition(" - at `")
     of_key = path.startswith("key` in `")
     path = path.removeprefix("key` in `").removeprefix("$").removesuffix("`")
-    place, value, hint, outer = "", document, kind, kind
+    place, value, hint, outer = under, document, kind, kind
     for step in _STEP.finditer(path):
         outer, hint = hint, _chosen(value, hint)
         if step[1] is not None:
@@ -174,7 +176,7 @@ def _misfit(document: object, kind: Any, error: str) -> Misfit:
             try:
                 msgspec.convert(value, hint)
             except msgspec.ValidationError as found:
-                return _misfit(value, hint, str(found)).under(place)
+                return _misfit(value, hint, str(found), place)
     if of_key:
         return Misfit(place, "one of its keys is no name", "write names")
     if said.startswith("Invalid value"):  # of the key that says which kind of table it is
@@ -197,36 +199,40 @@ def _worded(place: str, value: object, hint: Any, whole: Any, said: str) -> Misf
     expected = _expected(said)
     if "matching regex" in said:
         return Misfit(place, f"{quoted(value)} holds what is no text", "take it out")
-    if expected in ("str", "str | null"):
+    if expected == "str":
         return Misfit(place, f"{quoted(value)} is not a name", "write it in quotes")
+    if expected == "array" and isinstance(value, list):
+        return Misfit(place, "is empty", "name at least one, or remove it")
     if expected == "array":
         if _is_struct(_chosen(None, _item(hint))):
             return Misfit(place, "is not a list of tables", f"write [[{place}]]")
-        return Misfit(place, f"{quoted(value)} is not a list", 'write ["a", "b"]')
+        nested = get_origin(_bare(_chosen(None, _item(hint)))) is tuple
+        like = '[["a"], ["b"]]' if nested else '["a", "b"]'
+        return Misfit(place, f"{quoted(value)} is not a list", f"write {like}")
     if expected.startswith("object"):
         return Misfit(place, "is not a table", f"write [{place}]" if place else "write { .. }")
     if expected == "bool":
         return Misfit(place, f"{quoted(value)} is not true or false", "write one")
+    if set(expected.split(" | ")) <= {"float", "int"} and "float" in expected:
+        return Misfit(place, f"{quoted(value)} is not a number", "write one")
     if expected.startswith("int"):
         least = _least(whole)
         of = "" if least is None else f" of at least {least}"
         return Misfit(place, f"is not a whole number{of}", f"for example {max(1, least or 0)}")
-    if expected.startswith("float"):
-        return Misfit(place, f"{quoted(value)} is not a number", "write one")
     return Misfit(place, f"{quoted(value)} does not fit", f"write one of: {expected or said}")
 
 
 def _expected(said: str) -> str:
     found = re.match(r"Expected `([^`]*)`", said)
-    return found[1] if found else ""
+    return found[1].removesuffix(" | null") if found else ""
 
 
 def _least(hint: Any) -> int | None:
-    for part in (hint, *_parts(hint)):
-        for meta in getattr(part, "__metadata__", ()):
-            if isinstance(meta, msgspec.Meta) and meta.ge is not None:
-                return int(meta.ge)
-    return None
+    if get_origin(hint) is Annotated:
+        bounds = [m.ge for m in hint.__metadata__ if isinstance(m, msgspec.Meta)]
+        return next((int(b) for b in bounds if b is not None), None)
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return next((b for b in map(_least, parts) if b is not None), None)
 
 
 def _fits(value: object, hint: Any) -> bool:

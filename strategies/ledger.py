@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from invariants.contract.contract import Ledger
+from invariants.contract.sections import Ledger
 from invariants.generation.derived import TIMES
 from invariants.generation.registry import Values, new_row, operation, rows
 from invariants.generation.world import Known, World

@@ -7,7 +7,8 @@ from typing import Any
 
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
-from invariants.contract.contract import Contract, Sum
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Sum
 from invariants.execution.history import Record, State, Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql

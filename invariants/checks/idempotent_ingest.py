@@ -17,7 +17,8 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract.contract import Contract, Idempotency
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Idempotency
 from invariants.execution.history import Change, Record, Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql

@@ -16,7 +16,8 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract.contract import Contract, Ledger
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Ledger
 from invariants.execution.history import Record, State, Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql

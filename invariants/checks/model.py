@@ -16,7 +16,8 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
 from invariants.checks.spelling import tenant_meant
-from invariants.contract.contract import ANYBODY, Contract, Pii, Sum
+from invariants.contract.contract import ANYBODY, Contract
+from invariants.contract.sections import Pii, Sum
 from invariants.execution.history import State, Step
 from invariants.schema.catalog import Catalog, Column, Relation
 from invariants.workload.operations import (

@@ -15,7 +15,8 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract.contract import Contract, Pii
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Pii
 from invariants.execution.history import Change, Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql

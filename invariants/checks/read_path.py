@@ -10,7 +10,8 @@ from typing import Any
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
 from invariants.checks.spelling import moment
-from invariants.contract.contract import Contract, ReadColumn, ReadPath
+from invariants.contract.contract import Contract
+from invariants.contract.sections import ReadColumn, ReadPath
 from invariants.execution.history import Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import Catalog

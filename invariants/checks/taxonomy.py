@@ -19,7 +19,8 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.contract.contract import Contract, Taxonomy
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Taxonomy
 from invariants.errors import UsageError
 from invariants.execution.history import Step
 from invariants.schema.catalog import Catalog

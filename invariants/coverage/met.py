@@ -28,7 +28,8 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 from invariants.checks.base import Case
-from invariants.contract.contract import VERBS, Contract
+from invariants.contract.contract import Contract
+from invariants.contract.sections import VERBS
 from invariants.execution.history import Change, Record, Step
 from invariants.execution.wire import ServerError
 from invariants.schema.catalog import Catalog, Relation, Trigger, UniqueIndex

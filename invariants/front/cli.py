@@ -189,7 +189,25 @@ def _parser() -> argparse.ArgumentParser:
             "mutants", "say which broken schemas the invariants notice", _MUTANTS, _MUTANTS_EXAMPLES
         )
     )
+    of_contract = command(
+        "contract", "describe the contract's format", "Describe the contract's format.", ""
+    )
+    of_contract.add_argument(
+        "--json-schema",
+        action="store_true",
+        required=True,
+        help="write the JSON Schema of invariants.toml, which editors read",
+    )
+    of_contract.set_defaults(command=_contract)
     return parser
+
+
+def _contract(given: argparse.Namespace) -> int:
+    from invariants.contract.file import json_schema
+
+    del given
+    print(json.dumps(json_schema(), indent=2))
+    return EXIT_HELD
 
 
 def _add_invariant(parser: argparse.ArgumentParser, what: str) -> None:

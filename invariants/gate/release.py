@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, Usa
 from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import COUNTEREXAMPLES, RunOptions
+from invariants.reading import read_toml
 from invariants.schema.chain import Migrations, fingerprint
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.run import Replayed, Report, new_seed, replay, schema, search_all
@@ -300,13 +300,14 @@ def threshold(pyproject: Path) -> float:
 
     Raises `UsageError`.
     """
-    try:
-        document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not pyproject.exists():
         return 1.0
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{pyproject}: cannot be read: {error}; mend it") from None
-    value = document.get("tool", {}).get("invariants", {}).get("mutation_score", 1.0)
+    document = read_toml(pyproject, "mend it")
+    value: Any = document
+    for key in ("tool", "invariants", "mutation_score"):
+        value = value.get(key, {}) if isinstance(value, dict) else {}
+    if value == {}:
+        return 1.0
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise UsageError(
             f"{pyproject}: tool.invariants.mutation_score: {value!r} is not a number from 0 to 1"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from invariants.checks.base import Invariant
-from invariants.contract.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Idempotency, Ledger, Sum, Taxonomy
 from invariants.generation.drawing import plainest
 from invariants.generation.lawful import LawfulRow, identified, key_of, lawful
 from invariants.generation.ruled import (

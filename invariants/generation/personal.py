@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from invariants.contract.contract import Pii
+from invariants.contract.sections import Pii
 from invariants.generation.world import World
 from invariants.workload.operations import Json
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from invariants.contract.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Idempotency, Ledger, Sum, Taxonomy
 from invariants.generation.derived import codes
 from invariants.generation.lawful import LawfulRow, identified, lawful
 from invariants.generation.world import World

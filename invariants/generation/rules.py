@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from invariants.contract.contract import Contract, Idempotency, Ledger, Sum, Taxonomy
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Idempotency, Ledger, Sum, Taxonomy
 from invariants.generation.lawful import LawfulRow, identified, inserting, key_of, lawful
 from invariants.generation.ruled import (
     TOTAL,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from invariants.contract.contract import Contract, Ledger
+from invariants.contract.contract import Contract
+from invariants.contract.sections import Ledger
 from invariants.generation.lawful import identified, key_of, lawful
 from invariants.generation.ruled import correcting, in_one, posted
 from invariants.generation.rules import Stories

@@ -16,7 +16,8 @@ from hypothesis.strategies import SearchStrategy
 
 from invariants.checks.base import Invariant
 from invariants.contract import premises
-from invariants.contract.contract import ANYBODY, VERBS, Contract
+from invariants.contract.contract import ANYBODY, Contract
+from invariants.contract.sections import VERBS
 from invariants.generation import rules
 from invariants.generation.derived import listed_values, valid_choices
 from invariants.generation.drawing import plainest

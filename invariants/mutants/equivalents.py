@@ -7,21 +7,23 @@ it, the entry is stale and an error.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import psycopg
 
 from invariants.errors import UsageError
 from invariants.mutants.base import Mutant
 from invariants.mutants.hunt import Outcome
+from invariants.reading import Misfit, Text, fit, read_toml
 from invariants.servers.base import database_message
 
 FORMAT = 1
+Name = Annotated[Text, msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -80,42 +82,40 @@ class Equivalents:
         return UsageError(f"{self.path}: equivalent[{number - 1}]: {what}")
 
 
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    mutants: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    reason: Name
+    holds: Name
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """`mutants.toml` as it is written."""
+
+    format: int
+    equivalent: tuple[_Entry, ...] = ()
+
+
 def load(path: Path) -> Equivalents:
     """Read the file; without one nothing is equivalent. Raises `UsageError` naming the fault."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return Equivalents(path)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; mend it") from None
-    if document.pop("format", None) != FORMAT:
+    document = read_toml(path, "mend it")
+    told = document.get("format")
+    if type(told) is not int or told != FORMAT:
         raise UsageError(f"{path}: format: write format = {FORMAT}")
-    entries = tuple(_entries(path, document))
+    try:
+        entries = tuple(
+            Equivalent(e.mutants, " ".join(e.reason.split()), e.holds)
+            for e in fit(document, _File).equivalent
+        )
+    except Misfit as misfit:
+        raise misfit.of(path) from None
+    for i, entry in enumerate(entries):
+        for name, text in (("reason", entry.reason), ("holds", entry.holds)):
+            if not text.strip():
+                raise UsageError(f"{path}: equivalent[{i}].{name}: is blank; write it in quotes")
     names = [n for e in entries for n in e.mutants]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{path}: {name!r} is named twice; remove one")
     return Equivalents(path, entries)
-
-
-def _entries(path: Path, document: Mapping[str, Any]) -> Iterator[Equivalent]:
-    for key in document:
-        if key != "equivalent":
-            raise UsageError(f"{path}: {key}: unknown key; write [[equivalent]]")
-    listed = document.get("equivalent", [])
-    if not isinstance(listed, list):
-        raise UsageError(f"{path}: equivalent: is not a list of tables; write [[equivalent]]")
-    for i, entry in enumerate(listed):
-        where = f"{path}: equivalent[{i}]"
-        if not isinstance(entry, dict) or set(entry) != {"mutants", "reason", "holds"}:
-            raise UsageError(f"{where}: write the keys mutants, reason and holds")
-        mutants, reason, holds = entry["mutants"], entry["reason"], entry["holds"]
-        if not isinstance(mutants, list) or not mutants or not all(map(_text, mutants)):
-            raise UsageError(f"{where}.mutants: write the names of mutants in quotes, in a list")
-        if not _text(reason) or not _text(holds):
-            raise UsageError(f"{where}: write reason and holds as text in quotes")
-        yield Equivalent(tuple(mutants), " ".join(reason.split()), holds)
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())

@@ -3,15 +3,19 @@ names is not there before its revision; and what a key of a document, or of a ro
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from invariants.contract.contract import Contract, RowColumn, load
+from invariants.contract.contract import Contract, load
+from invariants.contract.sections import RowColumn
 from invariants.errors import UsageError
+from invariants.front.cli import main
 from invariants.schema.catalog import Catalog, Column
 from invariants.search.judge import Judge
 from invariants.servers.environment import Environment
@@ -74,7 +78,7 @@ UNREADABLE = {
     "a privilege": (
         ('attribution_allocations = ["select", "insert", "update", "delete"]',
          'attribution_allocations = ["select", "upsert"]'),
-        "roles.app_rw.attribution_allocations: 'upsert' is not a privilege; use some of: select,",
+        "roles.app_rw.attribution_allocations[1]: 'upsert' is not known; use one of: select,",
     ),
     "an eraser": (
         ('erased_by = "migration_owner"', 'erased_by = "nobody"'),
@@ -119,11 +123,11 @@ UNREADABLE = {
     ),
     "keys that are no list": (
         ('keys = [["allocation_id"]]', 'keys = "allocation_id"'),
-        'idempotency[2].keys: is not a list of lists of columns; for example [["order_id"]]',
+        'idempotency[2].keys: \'allocation_id\' is not a list; write [["a"], ["b"]]',
     ),
     "a key that is no list": (
         ('keys = [["allocation_id"]]', 'keys = ["allocation_id"]'),
-        "idempotency[2].keys: 'allocation_id' is not a list; write [\"a\", \"b\"]",
+        "idempotency[2].keys[0]: 'allocation_id' is not a list; write [\"a\", \"b\"]",
     ),
     "a mapping": (
         ('mapping = "db/channel_mapping.yaml"', 'mapping = "db/nothing.yaml"'),
@@ -131,7 +135,7 @@ UNREADABLE = {
     ),
     "a user of codes": (
         ('used_by = ["attribution_allocations.channel_code"]', 'used_by = ["channel_code"]'),
-        "taxonomies[0].used_by: 'channel_code' does not name a column; write table.column",
+        "taxonomies[0].used_by[0]: 'channel_code' does not name a column; write table.column",
     ),
     "a ledger without an amount": (
         ('amount = "revenue_cents"\n', ""),
@@ -151,15 +155,15 @@ UNREADABLE = {
     ),
     "words in capitals": (
         ('"e mail"', '"E-Mail"'),
-        "pii.last_words: 'E-Mail' is not words; write lower-case words with spaces between,",
+        "pii.last_words[2]: 'E-Mail' is not words; write lower-case words with spaces between,",
     ),
     "words with too much space": (
         ('["name", "names", "mobile"]', '["name "]'),
-        "pii.whole: 'name ' is not words; write lower-case words with spaces between,",
+        "pii.whole[0]: 'name ' is not words; write lower-case words with spaces between,",
     ),
     "a document without a table": (
         ('"dead_events.error_detail"', '"error_detail"'),
-        "pii.columns: 'error_detail' does not name a column; write table.column",
+        "pii.columns[2]: 'error_detail' does not name a column; write table.column",
     ),
     "documents under another key": (
         ('whole = ["name", "names", "mobile"]', "entire = []"),
@@ -208,7 +212,7 @@ UNREADABLE = {
     ),
     "a domain without a table": (
         ('"reconciliation_runs.state" =', "state ="),
-        "domains.\"state\": 'state' does not name a column; write table.column",
+        "domains.state: 'state' does not name a column; write table.column",
     ),
     "a domain's typing error": (
         ("one_of", "oneof"),
@@ -225,7 +229,7 @@ UNREADABLE = {
     ),
     "a domain without values": (
         ('one_of = ["idle", "running", "failed", "completed"]', "one_of = []"),
-        'domains."reconciliation_runs.state".one_of: is empty; list the values',
+        'domains."reconciliation_runs.state".one_of: is empty; name at least one',
     ),
     "a domain's bound": (
         ('"attribution_allocations.allocation_ratio" = { min = 0, max = 1 }',
@@ -247,7 +251,7 @@ UNREADABLE = {
     ),
     "a key of no column": (
         ('keys = [["external_event_id"], ["correlation_id"]]', "keys = [[]]"),
-        "idempotency[0].keys: is not a list of lists of columns; for example",
+        "idempotency[0].keys[0]: is empty; name at least one",
     ),
     "what is active": (
         ('active = "is_active"', "active = 5"),
@@ -263,7 +267,7 @@ UNREADABLE = {
     ),
     "a clock": (
         ('"v_realtime_revenue.data_freshness_seconds"', '"data_freshness_seconds"'),
-        "clock.columns: 'data_freshness_seconds' does not name a column; write table.column",
+        "clock.columns[1]: 'data_freshness_seconds' does not name a column; write table.column",
     ),
     "an accepted channel": (
         ('channel = "primary-key-collision"', 'channel = "gossip"'),
@@ -276,7 +280,7 @@ UNREADABLE = {
     ),
     "an introduction without a revision": (
         ('v_realtime_revenue = "202511151110"', 'v_realtime_revenue = ""'),
-        "introduced.\"v_realtime_revenue\": '' is not a name; write it in quotes",
+        "introduced.v_realtime_revenue: '' is not a name; write it in quotes",
     ),
     "an introduction that is no table": (
         ("[introduced] ", "[[introduced]] "),
@@ -604,3 +608,64 @@ def test_the_promise_stands_whatever_the_database_has(
 
 def told(catalog: Catalog, table: str, name: str) -> Column:
     return catalog.tables[table].columns[name]
+
+
+def test_the_schema_for_editors_is_as_the_command_prints_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["contract", "--json-schema"]) == 0
+    printed = capsys.readouterr().out
+    assert (ROOT / "invariants.schema.json").read_text() == printed, (
+        "invariants contract --json-schema > invariants.schema.json"
+    )
+    assert (ROOT / "invariants.toml").read_text().startswith("#:schema ./invariants.schema.json\n")
+    properties = json.loads(printed)["definitions"]["ContractFile"]["properties"]
+    assert properties.keys() >= tomllib.loads((ROOT / "invariants.toml").read_text()).keys()
+
+
+def _rejected(contract: str) -> bool:
+    import jsonschema
+
+    schema = json.loads((ROOT / "invariants.schema.json").read_text())
+    validator = jsonschema.Draft7Validator(schema)
+    return any(validator.iter_errors(tomllib.loads(contract)))
+
+
+def test_editors_take_what_the_command_takes() -> None:
+    text = (ROOT / "invariants.toml").read_text()
+    assert not _rejected(text)
+    for what in ("a key of the file", "a total without a table", "a tolerance below nothing"):
+        (old, new), _ = UNREADABLE[what]
+        assert _rejected(text.replace(old, new)), what
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "deep": (b"a = " + b"[" * 5000 + b"]" * 5000, "not valid TOML: nested too deep; mend it"),
+    "deep tables": (b"a = " + b"{a = " * 5000 + b"1" + b"}" * 5000, "not valid TOML: nested too"),
+    "deep keys": (b"a." * 5000 + b"a = 1", "a: unknown key; use one of: format,"),
+    "a long number": (b"format = " + b"9" * 5000, "not valid TOML: Exceeds the limit"),
+    "a key twice": (b"format = 1\nformat = 1", "not valid TOML: Cannot overwrite a value"),
+    "a day that is none": (b"format = 2025-02-30", "not valid TOML: "),
+    "NUL": (b"format = \0", "not valid TOML: Invalid value"),
+    "no text": (b"\xff\xfe", "not valid TOML: 'utf-8' codec can't decode byte 0xff"),
+    "nothing": (b"", "format: missing; add this key"),
+    "large": (b"#" * (9 * 1024**2), "larger than 8 MB; name the contract with --contract FILE"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_no_contract(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, message = BROKEN[what]
+    file = tmp_path / "broken.toml"
+    file.write_bytes(text)
+    assert main(["run", "--contract", str(file), "--artifacts", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"invariants: {file}: {message}")
+    assert said.count("\n") == 1
+
+
+def test_numbers_that_are_none(wrong: Wrong) -> None:
+    old = "{ min = 0, max = 1 }"
+    for number in ("nan", "inf", "-inf"):
+        with pytest.raises(UsageError, match=r"\.max: -?(nan|inf) is not a number; write one"):
+            load(wrong(old, f"{{ max = {number} }}"))

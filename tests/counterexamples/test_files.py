@@ -306,7 +306,8 @@ def test_a_text_that_is_none(tmp_path: Path, what: str) -> None:
 
 
 def test_a_folder_and_nothing(tmp_path: Path) -> None:
-    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file or directory")):
+    for path, why in ((tmp_path, "cannot be read (Is a dir"), (tmp_path / "x", "no such file; ")):
         with pytest.raises(UsageError) as raised:
             load(path)
-        assert str(raised.value).startswith(f"{path}: cannot be read ({why}); name a counterex")
+        assert str(raised.value).startswith(f"{path}: {why}")
+        assert str(raised.value).endswith("; name a counterexample's .json that a run wrote")

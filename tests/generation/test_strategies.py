@@ -14,7 +14,7 @@ import pytest
 from invariants import generation
 from invariants.checks import INVARIANTS
 from invariants.checks.model import pii_keys
-from invariants.contract.contract import Pii
+from invariants.contract.sections import Pii
 from invariants.generation.personal import LOOKALIKES
 from invariants.generation.registry import operation_strategies
 from invariants.generation.world import MALFORMED

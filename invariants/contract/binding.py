@@ -1,0 +1,155 @@
+"""Whether a database has all that a contract names. Each fault is one line: file, key, remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from invariants.schema.catalog import Catalog
+
+if TYPE_CHECKING:
+    from invariants.contract.contract import Contract
+
+
+def bind(contract: Contract, catalog: Catalog) -> None:
+    """Check that all the contract names exists in the database.
+
+    Raises `UsageError` for the first table, column or role that is missing, and for a table of
+    the database that has the tenant column and is not listed.
+    """
+    for key, table in _tables(contract):
+        if table not in catalog.tables:
+            raise contract.fault(
+                key, f"the database has no table {table!r}", _close(catalog, table)
+            )
+    for key, table, column in _columns(contract):
+        relation = catalog.relations.get(table)
+        if relation is None:
+            raise contract.fault(
+                key, f"the database has no relation {table!r}", _close(catalog, table)
+            )
+        if column not in relation.columns:
+            known = ", ".join(relation.columns)
+            raise contract.fault(
+                key, f"table {table!r} has no column {column!r}", f"use one of: {known}"
+            )
+    for name in contract.introduced:
+        table, _, column = name.rpartition(".")
+        owner = catalog.relations.get(table)
+        if name not in catalog.relations and (owner is None or column not in owner.columns):
+            raise contract.fault(
+                f'introduced."{name}"',
+                "the database has no such relation or column",
+                _close(catalog, table or name),
+            )
+    for table, column in contract.pii.columns if contract.pii else ():
+        kind = catalog.tables[table].columns[column].type
+        if kind not in ("json", "jsonb"):
+            raise contract.fault(
+                "pii.columns", f"{table}.{column} is of type {kind}", "name JSON columns only"
+            )
+    for role, grants in contract.roles.items():
+        if role not in catalog.roles:
+            raise contract.fault(
+                f"roles.{role}",
+                f"the server has no role {role!r}",
+                "create it in a migration or remove it",
+            )
+        for relation_name in grants:
+            if relation_name not in catalog.relations:
+                raise contract.fault(
+                    f"roles.{role}.{relation_name}",
+                    f"the database has no relation {relation_name!r}",
+                    _close(catalog, relation_name),
+                )
+    for i, path in enumerate(contract.read_paths):
+        for name, relation_name, kind in (
+            ("view", path.view, "view"),
+            ("filled_by", path.filled_by, "matview"),
+        ):
+            there = catalog.relations.get(relation_name)
+            if there is None or there.kind != kind:
+                word = "materialized view" if kind == "matview" else kind
+                raise contract.fault(
+                    f"read_path[{i}].{name}",
+                    f"the database has no {word} {relation_name!r}",
+                    _close(catalog, relation_name),
+                )
+    for found in catalog.tables.values():
+        scoped = contract.tenancy.column in found.columns and found.name != contract.tenancy.root
+        if scoped and found.name not in contract.tenancy.tables:
+            raise contract.fault(
+                "tenancy.tables",
+                f"table {found.name!r} has a column {contract.tenancy.column!r} and is not listed",
+                "add it, so that its isolation is checked",
+            )
+
+
+def _tables(contract: Contract) -> Iterable[tuple[str, str]]:
+    yield "tenancy.root", contract.tenancy.root
+    for table in contract.tenancy.tables:
+        yield "tenancy.tables", table
+    for i, append in enumerate(contract.append_only):
+        yield f"append_only[{i}].table", append.table
+    for i, total in enumerate(contract.sums):
+        yield f"sums[{i}].table", total.table
+        yield f"sums[{i}].total", total.total_table
+    for i, rule in enumerate(contract.idempotency):
+        yield f"idempotency[{i}].table", rule.table
+    for i, taxonomy in enumerate(contract.taxonomies):
+        yield f"taxonomies[{i}].table", taxonomy.table
+    for i, ledger in enumerate(contract.ledgers):
+        yield f"ledger[{i}].table", ledger.table
+        yield f"ledger[{i}].source", ledger.source_table
+    for i, path in enumerate(contract.read_paths):
+        yield f"read_path[{i}].rows_of", path.table
+    for table in contract.rows:
+        yield f"rows.{table}", table
+
+
+def _columns(contract: Contract) -> Iterable[tuple[str, str, str]]:
+    for table in contract.tenancy.tables:
+        yield "tenancy.column", table, contract.tenancy.column
+    for i, total in enumerate(contract.sums):
+        yield f"sums[{i}].amount", total.table, total.amount
+        yield f"sums[{i}].total", total.total_table, total.total_column
+        for column in total.group_by:
+            yield f"sums[{i}].group_by", total.table, column
+    for i, rule in enumerate(contract.idempotency):
+        for key in rule.keys:
+            for column in key:
+                yield f"idempotency[{i}].keys", rule.table, column
+    for i, taxonomy in enumerate(contract.taxonomies):
+        yield f"taxonomies[{i}].code", taxonomy.table, taxonomy.code
+        if taxonomy.active:
+            yield f"taxonomies[{i}].active", taxonomy.table, taxonomy.active
+        for table, column in taxonomy.used_by:
+            yield f"taxonomies[{i}].used_by", table, column
+    for i, ledger in enumerate(contract.ledgers):
+        yield f"ledger[{i}].amount", ledger.table, ledger.amount
+        yield f"ledger[{i}].posts", ledger.table, ledger.posts
+        yield f"ledger[{i}].source", ledger.source_table, ledger.source_amount
+        if ledger.corrects:
+            yield f"ledger[{i}].corrects", ledger.table, ledger.corrects
+    for table, column in contract.pii.columns if contract.pii else ():
+        yield "pii.columns", table, column
+    for i, path in enumerate(contract.read_paths):
+        for read in path.columns:
+            if read.source:
+                told = f"read_path[{i}].columns.{read.name}.{read.summary}"
+                yield told, path.table, read.source
+        for column in path.latest_by:
+            yield f"read_path[{i}].latest_by", path.table, column
+    for table, columns in contract.rows.items():
+        for promised in columns:
+            yield f"rows.{table}", table, promised.name
+    for table, column in contract.domains:
+        yield f'domains."{table}.{column}"', table, column
+    for table, column in contract.clock_columns:
+        yield "clock.columns", table, column
+
+
+def _close(catalog: Catalog, name: str) -> str:
+    near = difflib.get_close_matches(name, list(catalog.relations), n=1)
+    return f"did you mean {near[0]!r}?" if near else "remove it, or create the table in a migration"
