@@ -52,12 +52,14 @@ _TYPE = re.compile(
     r"([a-z][a-z ]*?)\s*(?:\(([0-9]{1,9})(?:\s*,\s*([0-9]{1,9}))?\))?"
     r"( with(?:out)? time zone)?\Z"
 )
+# What a text looks like, for editors: `read` says it better than a pattern.
+_LIKE = "x-like"
 _WORDS = re.compile(r"[a-z0-9]+( [a-z0-9]+)*\Z")
 
 
 def _said(text: str, pattern: str | None = None) -> msgspec.Meta:
     """What editors show beside a key."""
-    extra = {"pattern": pattern} if pattern else None
+    extra = {_LIKE: pattern} if pattern else None
     return msgspec.Meta(description=text, extra_json_schema=extra)
 
 
@@ -211,6 +213,8 @@ def _plain(schema: Any) -> Any:
     made = {name: _plain(part) for name, part in schema.items()}
     if "\0" in str(made.get("pattern", "")):
         del made["pattern"]
+    if _LIKE in made:
+        made["pattern"] = made.pop(_LIKE)
     if isinstance(made.get("title"), str) and made["title"].startswith("_"):
         del made["title"]
         made.pop("description", None)
