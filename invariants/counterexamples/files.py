@@ -161,13 +161,22 @@ def _place(found: Counterexample, folder: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all. Raises `InfrastructureError` naming the file."""
+    """Write a file as a whole or not at all. Raises `InfrastructureError` naming the file.
+
+    Through a link its target is written, and what is no regular file (a device, a pipe) stays what
+    it is.
+    """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            return
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             os.fchmod(descriptor, 0o644)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
             Path(temporary).replace(path)
         except BaseException:

@@ -324,8 +324,15 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _ensure_json(path: Path | None) -> None:
-    if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"--json {path}: the folder cannot be written; name another file")
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--json {path}: it is a folder; name a file")
+    target = path.resolve()
+    if not os.access(target if path.exists() else target.parent, os.W_OK) or (
+        target.is_file() and not os.access(target.parent, os.W_OK)
+    ):
+        raise UsageError(f"--json {path}: cannot be written; name another file")
 
 
 def _replay(given: argparse.Namespace) -> int:

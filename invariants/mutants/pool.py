@@ -9,17 +9,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from types import FrameType
 
+from invariants import interrupts
 from invariants.contract.contract import Contract
-from invariants.errors import InfrastructureError
+from invariants.errors import EXIT_INFRASTRUCTURE, InfrastructureError
 from invariants.mutants.base import Mutant
 from invariants.mutants.hunt import Hunt, Outcome, hunt
 from invariants.servers.environment import Environment
+from invariants.unforeseen import foreseen
+
+_FAREWELL_SECONDS = 5.0
 
 Task = tuple[Mutant, Hunt]
 
@@ -37,7 +44,9 @@ def hunt_all(
             yield hunt(environment, contract, mutant, plan)
     else:
         with _workers(environment, contract, min(jobs, max(1, len(together)))) as pool:
-            waiting: list[Future[Outcome]] = [pool.submit(_hunt, *task) for task in together]
+            # Workers begin here: what a terminal sends them is for us to pass on.
+            with interrupts.held_back():
+                waiting: list[Future[Outcome]] = [pool.submit(_hunt, *task) for task in together]
             try:
                 for done in as_completed(waiting):
                     yield done.result()
@@ -54,13 +63,9 @@ def hunt_all(
 def _workers(
     environment: Environment, contract: Contract, jobs: int
 ) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(
-        jobs,
-        # A fork would share this process's connections.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(environment.handle(), contract),
-    )
+    # So that a hang-up leaves the process alive that removes what workers share.
+    with interrupts.held_back():
+        pool = _pool(environment, contract, jobs)
     try:
         yield pool
     except BaseException:
@@ -74,6 +79,16 @@ def _workers(
         pool.shutdown(cancel_futures=True)
 
 
+def _pool(environment: Environment, contract: Contract, jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        jobs,
+        # A fork would share this process's connections.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(environment.handle(), contract),
+    )
+
+
 _environment: Environment
 _contract: Contract
 _hunting = False
@@ -81,16 +96,31 @@ _hunting = False
 
 def _begin(handle: dict[str, str], contract: Contract) -> None:
     global _environment, _contract
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in interrupts.SIGNALS:
+        signal.signal(number, _interrupted)
+    interrupts.let_in()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _environment, _contract = Environment.attach(handle), contract
+
+
+def _end_with_parent() -> None:
+    """End when the parent does, whatever ended it: nobody is left to say so, or to wait for."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    if _hunting:
+        # What is being hunted has databases to drop, where their server is still there.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_FAREWELL_SECONDS)
+    os._exit(EXIT_INFRASTRUCTURE)
 
 
 def _hunt(mutant: Mutant, plan: Hunt) -> Outcome:
     global _hunting
     _hunting = True
     try:
-        return hunt(_environment, _contract, mutant, plan)
+        with foreseen():
+            return hunt(_environment, _contract, mutant, plan)
     finally:
         _hunting = False
 

@@ -209,11 +209,12 @@ def _copy_out(entry: Path, target: Path) -> bool:
     """Copy a cluster to `target`; False when it is not exactly what its manifest says."""
     try:
         manifest: dict[str, Any] = json.loads((entry / "manifest.json").read_text())
-        if manifest.get("format") != MANIFEST_FORMAT:
+        if manifest["format"] != MANIFEST_FORMAT:
             return False
         files: dict[str, list[int]] = {}
         folders: list[str] = []
         _copy_tree(entry / "data", target, "", files, folders)
-    except (OSError, ValueError):
+        return files == manifest["files"] and sorted(folders) == sorted(manifest["folders"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        # Whatever else the manifest holds, it is no manifest.
         return False
-    return files == manifest["files"] and sorted(folders) == sorted(manifest["folders"])

@@ -19,6 +19,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 from invariants.errors import InfrastructureError
 from invariants.servers.account import Account
 from invariants.servers.binaries import Binaries
@@ -101,7 +103,7 @@ class Supervisor:
                 str(self.folder),
                 str(binaries.bin),
                 *arguments,
-                f"--unix_socket_directories={self.folder}",
+                f"--unix_socket_directories={_listed(self.folder)}",
                 f"--port={PORT}",
                 "--listen_addresses=",
             ],
@@ -128,7 +130,7 @@ class Supervisor:
     @property
     def conninfo(self) -> str:
         """The superuser's conninfo, database `postgres`."""
-        return f"host={self.folder} port={PORT} user={SUPERUSER} dbname=postgres"
+        return make_conninfo(host=str(self.folder), port=PORT, user=SUPERUSER, dbname="postgres")
 
     def initialize(self) -> None:
         """Run initdb. Raises InfrastructureError with the reason it gave."""
@@ -216,6 +218,11 @@ class Supervisor:
         return (telling or lines or ["its log is empty"])[-1].strip()
 
 
+def _listed(folder: Path) -> str:
+    """The folder as the only one of a list."""
+    return '"' + str(folder).replace('"', '""') + '"'
+
+
 def _folder(account: Account) -> Path:
     """Choose a private folder's path: short, and where the account can make and remove it."""
     parents = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
@@ -224,7 +231,9 @@ def _folder(account: Account) -> Path:
     candidates = list(dict.fromkeys(Path(parent).absolute() for parent in parents))
     for parent in candidates:
         folder = parent / f"{FOLDER_PREFIX}{secrets.token_hex(5)}"
-        if len(os.fsencode(folder)) <= FOLDER_LENGTH_MAX and account.reaches(parent, write=True):
+        # To libpq, a comma begins another host.
+        fits = len(os.fsencode(folder)) <= FOLDER_LENGTH_MAX and "," not in str(folder)
+        if fits and account.reaches(parent, write=True):
             return folder
     raise InfrastructureError(
         f"none of {', '.join(map(str, candidates))} can hold the server's folder; "
