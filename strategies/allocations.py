@@ -70,7 +70,23 @@ def split(world: World, revenue: int) -> list[int]:
     return [max(0, revenue - world.pick((1, 2, 50)))]
 
 
-@operation("allocate", weight=12, tables=(TABLE, "attribution_events"))
+@operation(
+    "allocate",
+    weight=12,
+    tables=(TABLE, "attribution_events"),
+    focus={
+        "allocation-sum": 16,
+        "append-only": 6,
+        "cross-tenant": 12,
+        "idempotent-ingest": 6,
+        "ledger": 10,
+        "liveness": 12,
+        "pii": 0,
+        "read-path": 8,
+        "taxonomy": 12,
+    },
+    opening=True,
+)
 def allocate(world: World) -> Operation:
     """The parts of one event under one model, in one statement or in several."""
     tenant = world.tenant()
@@ -103,7 +119,20 @@ def _insert(made: list[Values], conflict: Conflict | None = None) -> Insert:
     return Insert(TABLE, columns, tuple(tuple(row[c] for c in columns) for row in filled), conflict)
 
 
-@operation("reassign", weight=6, tables=(TABLE,))
+@operation(
+    "reassign",
+    weight=6,
+    tables=(TABLE,),
+    focus={
+        "allocation-sum": 16,
+        "append-only": 0,
+        "cross-tenant": 8,
+        "ledger": 10,
+        "liveness": 14,
+        "pii": 0,
+        "taxonomy": 8,
+    },
+)
 def reassign(world: World) -> Operation:
     """A change to one column of an allocation, or a cent moved from one to another."""
     tenant = world.tenant()
@@ -183,7 +212,12 @@ def _rebalance(world: World, known: Known) -> list[Statement]:
     return [move(giver, -amount), move(taker, amount)]
 
 
-@operation("deallocate", weight=4, tables=(TABLE,))
+@operation(
+    "deallocate",
+    weight=4,
+    tables=(TABLE,),
+    focus={"allocation-sum": 5, "append-only": 12, "ledger": 8, "liveness": 8, "pii": 0},
+)
 def deallocate(world: World) -> Operation:
     """One allocation removed, those of an event and model, those of an event, or all."""
     tenant = world.tenant()

@@ -55,7 +55,21 @@ def dead_event_row(world: World, tenant: str) -> Values:
     return row
 
 
-@operation("ingest", weight=12, tables=("attribution_events",))
+@operation(
+    "ingest",
+    weight=12,
+    tables=("attribution_events",),
+    focus={
+        "allocation-sum": 8,
+        "append-only": 8,
+        "idempotent-ingest": 16,
+        "ledger": 5,
+        "pii": 16,
+        "read-path": 6,
+        "taxonomy": 6,
+    },
+    opening=True,
+)
 def ingest(world: World) -> Operation:
     """One event, sometimes two, the way ingestion writes them: a second delivery is ignored."""
     tenant = world.tenant()
@@ -75,7 +89,7 @@ def ingest(world: World) -> Operation:
     return world.deliver(role, tenant, insert)
 
 
-@operation("redeliver", weight=6)
+@operation("redeliver", weight=6, focus={"idempotent-ingest": 16})
 def redeliver(world: World) -> Operation | None:
     """An earlier message once more: its sender makes new row ids and keeps its keys."""
     if not world.messages:
@@ -93,7 +107,9 @@ def redeliver(world: World) -> Operation | None:
     return Operation(actor, (again,), delivery)
 
 
-@operation("misread", weight=2, tables=("dead_events",))
+@operation(
+    "misread", weight=2, tables=("dead_events",), focus={"ledger": 0, "pii": 16, "read-path": 0}
+)
 def misread(world: World) -> Operation:
     """A webhook for the dead-letter queue."""
     tenant = world.tenant()

@@ -45,7 +45,21 @@ def run_row(world: World, tenant: str) -> Values:
     }
 
 
-@operation("post_to_ledger", weight=8, tables=(TABLE, "attribution_allocations"))
+@operation(
+    "post_to_ledger",
+    weight=8,
+    tables=(TABLE, "attribution_allocations"),
+    focus={
+        "append-only": 14,
+        "cross-tenant": 14,
+        "idempotent-ingest": 6,
+        "ledger": 20,
+        "liveness": 8,
+        "pii": 0,
+        "read-path": 14,
+    },
+    opening=True,
+)
 def post_to_ledger(world: World) -> Operation:
     """A posting, the way the ledger service writes it: a second one is ignored."""
     tenant = world.tenant()
@@ -61,7 +75,7 @@ def post_to_ledger(world: World) -> Operation:
     return world.deliver(role, tenant, insert)
 
 
-@operation("correct", weight=4, tables=(TABLE,))
+@operation("correct", weight=4, tables=(TABLE,), focus={"ledger": 20, "pii": 0, "read-path": 8})
 def correct(world: World) -> Operation | None:
     """Corrections of a posting: of part of it, of all, of more, of another's, of a correction."""
     tenant = world.tenant()
@@ -103,7 +117,12 @@ def _correction(world: World, tenant: str, posting: Known, rule: Ledger, amount:
     return row
 
 
-@operation("reconcile", weight=4, tables=("reconciliation_runs",))
+@operation(
+    "reconcile",
+    weight=4,
+    tables=("reconciliation_runs",),
+    focus={"ledger": 0, "liveness": 10, "pii": 0, "read-path": 14},
+)
 def reconcile(world: World) -> Operation:
     """A reconciliation run recorded."""
     tenant = world.tenant()

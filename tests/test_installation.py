@@ -78,7 +78,7 @@ class Project:
 def project(folder: Path, environment: Path) -> Project:
     target = folder / "project"
     shutil.copytree(ROOT / "examples/notes", target, ignore=shutil.ignore_patterns(".*", "_*"))
-    (target / "own.py").write_text(THEIRS)
+    (target / "strategies.py").write_text(THEIRS)
     return Project(target, environment / "bin")
 
 
@@ -115,8 +115,7 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         metadata = Parser().parsestr(opened.read(about).decode())
         told = opened.read(about.replace("METADATA", "entry_points.txt")).decode()
     assert metadata["Name"] == "pg-invariants"
-    # The strategies of this schema go once the contract's [strategies] loads them.
-    own = {n.split("/")[0] for n in names} - {"strategies"}
+    own = {n.split("/")[0] for n in names}
     assert own == {"invariants", about.split("/")[0]}
     assert "invariants/py.typed" in names
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "invariants").rglob("*.py")}

@@ -41,14 +41,9 @@ class AppendOnly(Invariant):
     duets = ("repairs",)
     share = 6
     focus = {
-        "ingest": 8,
-        "allocate": 6,
-        "post_to_ledger": 14,
         "tamper": 14,
-        "deallocate": 12,
         "repair": 14,
         "truncate": 10,
-        "reassign": 0,
         "refresh": 0,
         "probe": 0,
         "taxonomy": 0,

@@ -56,7 +56,7 @@ class CrossTenant(Invariant):
     concurrent = True
     duets = ("erasures",)
     share = 8
-    focus = {"post_to_ledger": 14, "allocate": 12, "reassign": 8, "refresh": 3, "probe": 6}
+    focus = {"refresh": 3, "probe": 6}
 
     def worlds(self, workload: Workload) -> Mapping[str, Workload]:
         """The world without the others, for the tenant that acts last: it can notice the most.

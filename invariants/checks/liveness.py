@@ -66,16 +66,7 @@ class Liveness(Invariant):
     )
     share = 9
     readings_percent = 12
-    focus = {
-        "allocate": 12,
-        "reassign": 14,
-        "deallocate": 8,
-        "reconcile": 10,
-        "refresh": 13,
-        "probe": 10,
-        "repair": 6,
-        "post_to_ledger": 8,
-    }
+    focus = {"refresh": 13, "probe": 10, "repair": 6}
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Compare every operation with what the model of the contract predicts."""

@@ -30,22 +30,14 @@ class PiiKeptOut(Invariant):
     sweeps = ("documents",)
     examines = "a document"
     focus = {
-        "ingest": 16,
-        "misread": 16,
         "record": 4,
         "tamper": 12,
         "repair": 8,
-        "allocate": 0,
-        "reassign": 0,
-        "deallocate": 0,
-        "post_to_ledger": 0,
-        "correct": 0,
         "refresh": 0,
         "probe": 0,
         "taxonomy": 0,
         "truncate": 0,
         "erase": 0,
-        "reconcile": 0,
     }
 
     def check(self, case: Case) -> Iterator[Violation]:

@@ -37,17 +37,7 @@ class TaxonomyKept(Invariant):
     sweeps = ("taxonomies",)
     concurrent = True
     duets = ("taxonomies",)
-    focus = {
-        "ingest": 6,
-        "allocate": 12,
-        "reassign": 8,
-        "taxonomy": 16,
-        "tamper": 4,
-        "refresh": 0,
-        "probe": 0,
-        "erase": 0,
-        "truncate": 2,
-    }
+    focus = {"taxonomy": 16, "tamper": 4, "refresh": 0, "probe": 0, "erase": 0, "truncate": 2}
 
     def check(self, case: Case) -> Iterator[Violation]:
         """Check use, writes by application roles, retirement, and the mapping file."""

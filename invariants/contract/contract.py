@@ -57,7 +57,7 @@ class Contract:
     introduced: Mapping[str, str] = field(default_factory=dict)
     strategies: tuple[str, ...] = ()
     """Python modules with the user's own rows and operations, looked up beside the file."""
-    later: frozenset[str] = frozenset()
+    later: frozenset[str] = field(default=frozenset(), compare=False)
     """Of `introduced`, what is not there yet at the revision at hand: see `at`."""
 
     def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:

@@ -21,6 +21,7 @@ from invariants.contract.contract import Contract
 from invariants.counterexamples.files import load, write
 from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
+from invariants.generation.loading import files_of
 from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import COUNTEREXAMPLES, RunOptions
@@ -326,7 +327,7 @@ def memory_key(options: GateOptions, environment: Environment, contract: Contrac
         *options.run.apply_sql,
         options.mutants.equivalents,
         *sorted(program.rglob("*.py")),
-        *sorted((program.parent / "strategies").rglob("*.py")),
+        *files_of(contract),
     ]
     told = (
         environment.server.version,

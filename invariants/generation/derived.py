@@ -151,7 +151,7 @@ def codes(world: World, hostile: int = 10) -> Sequence[str]:
     for taxonomy in world.contract.taxonomies:
         if taxonomy.mapping:
             found += sorted(mapped_codes(taxonomy.mapping))
-    return ("no_such_channel",) if not found or world.chance(hostile // 2) else found
+    return ("no_such_code",) if not found or world.chance(hostile // 2) else found
 
 
 def derived_row(world: World, table: str, tenant: str) -> dict[str, Value]:

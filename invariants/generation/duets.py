@@ -21,6 +21,7 @@ from invariants.contract.contract import Contract
 from invariants.contract.sections import Idempotency, Ledger, Sum, Taxonomy
 from invariants.generation.drawing import plainest
 from invariants.generation.lawful import LawfulRow, identified, key_of, lawful
+from invariants.generation.loading import strategies_of
 from invariants.generation.ruled import (
     TOTAL,
     changer,
@@ -92,9 +93,11 @@ def duets(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterato
 def _stage(
     contract: Contract, catalog: Catalog, make: MakeScene
 ) -> SearchStrategy[tuple[Workload, Scene]]:
+    strategies = strategies_of(contract)
+
     @st.composite
     def build(draw: Draw[Any]) -> tuple[Workload, Scene]:
-        world = World(contract, catalog, draw)
+        world = World(contract, catalog, draw, strategies)
         people = tenants(world, 2)
         scene = make(world)
         return Workload(people, scene.before), scene

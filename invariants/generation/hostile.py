@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from invariants.generation.derived import column_value
-from invariants.generation.registry import new_row, operation
+from invariants.generation.registry import engine_operation, new_row
 from invariants.generation.world import Known, World
 from invariants.workload.operations import (
     Call,
@@ -21,7 +21,7 @@ from invariants.workload.operations import (
 )
 
 
-@operation("record", weight=4)
+@engine_operation("record", weight=4)
 def record(world: World) -> Operation:
     """A new row in any tenant-scoped table, by a role that may insert it."""
     table = world.pick(world.contract.tenancy.tables)
@@ -31,7 +31,7 @@ def record(world: World) -> Operation:
     return world.operation(role, tenant, Insert(table, tuple(row), (tuple(row.values()),)))
 
 
-@operation("tamper", weight=8)
+@engine_operation("tamper", weight=8)
 def tamper(world: World) -> Operation:
     """Any kind of write to any tenant-scoped table, aimed at anyone's row, by any role."""
     table = world.pick(world.contract.tenancy.tables)
@@ -87,7 +87,7 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
     return Insert(table, tuple(row), (tuple(row.values()),))
 
 
-@operation("truncate", weight=1)
+@engine_operation("truncate", weight=1)
 def truncate(world: World) -> Operation:
     """TRUNCATE of any tenant-scoped table, or of the tenants, by any role."""
     tenancy = world.contract.tenancy
@@ -95,7 +95,7 @@ def truncate(world: World) -> Operation:
     return world.operation(world.any_role(), world.tenant(), Truncate(table, world.chance(60)))
 
 
-@operation("probe", weight=4)
+@engine_operation("probe", weight=4)
 def probe(world: World) -> Operation:
     """A read of any relation or function, by any role, with any tenant setting."""
     relations = (*world.catalog.relations, *(f"{f}()" for f in world.catalog.functions))
@@ -104,7 +104,7 @@ def probe(world: World) -> Operation:
     return world.operation(world.any_role(), world.any_setting(), statement)
 
 
-@operation("read", weight=2)
+@engine_operation("read", weight=2)
 def read(world: World) -> Operation | None:
     """A read through one of the API's views, by a role that may."""
     if not world.contract.read_paths:
@@ -114,7 +114,7 @@ def read(world: World) -> Operation | None:
     return world.operation(world.writer("select", view), setting, Select(view))
 
 
-@operation("refresh", weight=1)
+@engine_operation("refresh", weight=1)
 def refresh(world: World) -> Operation | None:
     """A refresh of a materialized view, or of all of them, plain or concurrently."""
     views = tuple(world.catalog.materialized_views)
@@ -125,7 +125,7 @@ def refresh(world: World) -> Operation | None:
     return world.maintenance(*(Refresh(v, concurrently) for v in some))
 
 
-@operation("repair", weight=1)
+@engine_operation("repair", weight=1)
 def repair(world: World) -> Operation | None:
     """A repair of an append-only row by the role that may: one column set, or the row removed."""
     rules = [a for a in world.contract.append_only if a.repaired_by]
@@ -158,7 +158,7 @@ def repair(world: World) -> Operation | None:
     return world.operation(rule.repaired_by, acting, Update(rule.table, ((column, value),), where))
 
 
-@operation("erase", weight=1)
+@engine_operation("erase", weight=1)
 def erase(world: World) -> Operation | None:
     """The erasure of a tenant by the role that may, or tried by one that must not."""
     role, root = world.contract.tenancy.erased_by, world.contract.tenancy.root

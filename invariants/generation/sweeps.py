@@ -22,6 +22,7 @@ from invariants.generation import rules
 from invariants.generation.derived import listed_values, valid_choices
 from invariants.generation.drawing import plainest
 from invariants.generation.lawful import identified, inserting, key_of, lawful
+from invariants.generation.loading import strategies_of
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.world import UNKNOWN_TENANT, Draw, World
@@ -68,9 +69,11 @@ _Sweep = Callable[[Contract, Catalog], Iterator[tuple[str, _Make]]]
 def _workload(
     contract: Contract, catalog: Catalog, premise: str, make: _Make
 ) -> SearchStrategy[Workload]:
+    strategies = strategies_of(contract)
+
     @st.composite
     def build(draw: Draw[Any]) -> Workload:
-        world = World(contract, catalog, draw)
+        world = World(contract, catalog, draw, strategies)
         people = tenants(world, 2)
         return Workload(people, tuple(make(world)), premise)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from invariants.generation.derived import codes, column_value
-from invariants.generation.registry import operation
+from invariants.generation.registry import engine_operation
 from invariants.generation.world import World
 from invariants.workload.operations import Delete, Insert, Operation, Statement, Update
 
 
-@operation("taxonomy", weight=1)
+@engine_operation("taxonomy", weight=1)
 def change_taxonomy(world: World) -> Operation | None:
     """One change to a taxonomy table, by maintenance or by a role that must not."""
     if not world.contract.taxonomies:
@@ -27,7 +27,7 @@ def change_taxonomy(world: World) -> Operation | None:
     if shape == 0 and rule.active:
         statement = Update(rule.table, ((rule.active, False),), where)
     elif shape == 1:
-        statement = Update(rule.table, ((rule.code, "renamed_channel"),), where)
+        statement = Update(rule.table, ((rule.code, "renamed_code"),), where)
     elif shape == 2:
         statement = Delete(rule.table, where)
     elif shape == 3 and rule.active:
@@ -39,7 +39,7 @@ def change_taxonomy(world: World) -> Operation | None:
             for c in relation.columns.values()
             if not c.has_default
         }
-        row[rule.code] = f"new_channel_{world.below(3)}"
+        row[rule.code] = f"new_code_{world.below(3)}"
         statement = Insert(rule.table, tuple(row), (tuple(row.values()),))
     if world.chance(25):
         return world.operation(world.any_role(), world.tenant(), statement)

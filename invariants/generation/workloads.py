@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,7 +10,8 @@ from hypothesis.strategies import SearchStrategy
 from invariants.checks.base import Invariant
 from invariants.contract.contract import Contract
 from invariants.generation.hostile import readings
-from invariants.generation.registry import Registered, operation_strategies
+from invariants.generation.loading import strategies_of
+from invariants.generation.registry import Registered, Strategies
 from invariants.generation.sessions import concurrent
 from invariants.generation.tenants import tenants
 from invariants.generation.world import Draw, World
@@ -23,18 +23,19 @@ LENGTH_MAX = 20
 _REFRESH_PERCENT = 35
 # A draw for each operation would cost more than the operation itself.
 _OPERATIONS_A_DRAW = 3
-_OPENING = ("ingest", "allocate", "post_to_ledger")
 # Sessions side by side take several times as long as the same number of operations.
 _CONCURRENT_PERCENT = 20
 
 
-def kinds(catalog: Catalog, focus: Mapping[str, int]) -> list[Registered]:
+def kinds(strategies: Strategies, catalog: Catalog, invariant: Invariant) -> list[Registered]:
     """The operation strategies that fit the database, each as often as its weight says."""
-    found = []
-    for name, strategy in operation_strategies().items():
-        if all(t in catalog.tables for t in strategy.tables):
-            found += [strategy] * focus.get(name, strategy.weight)
-    return found
+    return [s for s in fitting(strategies, catalog) for _ in range(s.weight_for(invariant))]
+
+
+def fitting(strategies: Strategies, catalog: Catalog) -> list[Registered]:
+    """The operation strategies that fit the database."""
+    known = strategies.operations.values()
+    return [s for s in known if all(t in catalog.tables for t in s.tables)]
 
 
 def workloads(
@@ -44,22 +45,21 @@ def workloads(
 
     With `sessions` some have that many side by side at most, where the invariant asks for it.
     """
-    available = operation_strategies()
-    weighted = kinds(catalog, invariant.focus)
-    opening = [available[n] for n in _OPENING if n in available]
-    opening = [s for s in opening if all(t in catalog.tables for t in s.tables)]
+    strategies = strategies_of(contract)
+    weighted = kinds(strategies, catalog, invariant)
+    opening = [s for s in fitting(strategies, catalog) if s.opening]
     lengths = st.integers(1, LENGTH_MAX)
     premises = ("", *invariant.premises)
 
     @st.composite
     def build(draw: Draw[Any]) -> Workload:
-        world = World(contract, catalog, draw)
+        world = World(contract, catalog, draw, strategies)
         if sessions and invariant.concurrent and world.chance(_CONCURRENT_PERCENT):
             return concurrent(world, weighted, sessions)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
         made: list[Operation] = []
         if world.chance(60):
-            # Most of what can go wrong needs an event, its allocation and its posting first.
+            # Most of what can go wrong needs rows of one tenant that refer to each other first.
             world.sole = world.tenant()
             made += [o for strategy in opening if (o := strategy.build(world)) is not None]
             world.sole = None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from invariants.contract.contract import Contract
+from invariants.generation.registry import Strategies
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import (
     OPERATOR,
@@ -58,6 +59,7 @@ class World:
     contract: Contract
     catalog: Catalog
     draw: Draw[Any]
+    strategies: Strategies
     tenants: list[str] = field(default_factory=list)
     known: dict[str, list[Known]] = field(default_factory=dict)
     messages: list[tuple[int, Actor, Insert]] = field(default_factory=list)

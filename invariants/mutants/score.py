@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import psycopg
 
+from invariants import generation
 from invariants.checks import chosen
 from invariants.contract.contract import Contract
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
@@ -20,6 +21,7 @@ from invariants.mutants.base import OPERATORS, Mutant
 from invariants.mutants.hunt import Hunt, Outcome
 from invariants.mutants.pool import hunt_all
 from invariants.options import MUTANT_BUDGET
+from invariants.schema.catalog import read_catalog
 from invariants.servers.base import ServerInfo, connect
 from invariants.servers.environment import Environment
 
@@ -130,6 +132,8 @@ def score(
     """
     started = time.monotonic()
     now = contract.at(environment.lineage.applied, environment.lineage.known)
+    # Here, once: in the hunts it would be said of each mutant.
+    _on_scratch(environment, lambda connection: generation.check(now, read_catalog(connection)))
     every = mutants_of(environment, now)
     mutants = selected(every, options.operators)
     claims = equivalents.load(options.equivalents)

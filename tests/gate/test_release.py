@@ -49,6 +49,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateOptions:
     counterexamples.mkdir()
     for name in KEPT:
         shutil.copy(ROOT / "tests/counterexamples" / f"{name}.json", counterexamples)
+    shutil.copytree(ROOT / "strategies", tmp_path / "strategies")
     for name in ("alembic", "db"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("alembic.ini", "invariants.toml", "mutants.toml"):
@@ -198,7 +199,10 @@ class TestMemory:
 
         return taken
 
-    @pytest.mark.parametrize("name", ["invariants.toml", "mutants.toml"])
+    @pytest.mark.parametrize(
+        "name",
+        ["invariants.toml", "mutants.toml", "strategies/__init__.py", "strategies/ledger.py"],
+    )
     def test_it_is_for_the_files_as_they_are(self, key: Callable[[], str], name: str) -> None:
         before = key()
         assert key() == before

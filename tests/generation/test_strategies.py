@@ -6,6 +6,7 @@ A kind that is no longer drawn makes no test fail elsewhere: nothing is found, a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 
@@ -14,9 +15,9 @@ import pytest
 from invariants import generation
 from invariants.checks import INVARIANTS
 from invariants.checks.model import pii_keys
+from invariants.contract.contract import Contract
 from invariants.contract.sections import Pii
 from invariants.generation.personal import LOOKALIKES
-from invariants.generation.registry import operation_strategies
 from invariants.generation.world import MALFORMED
 from invariants.search.judge import Judge
 from invariants.workload.operations import (
@@ -328,7 +329,7 @@ KINDS: dict[str, Mapping[str, Kind]] = {
             for what, kind in (("added", Insert), ("changed", Update), ("removed", Delete))
             for whom, roles in (("maintenance", (OPERATOR,)), ("others", APPLICATION))
         },
-        "an unknown channel": sends(ALLOCATIONS, "channel_code", "no_such_channel"),
+        "an unknown channel": sends(ALLOCATIONS, "channel_code", "no_such_code"),
     },
     "pii": {
         **{f"a key in {t}.{c}": plants(t, c) for t, c in DOCUMENTS},
@@ -354,9 +355,10 @@ def test_a_kind_of_operation_is_drawn(head_judge: Judge, invariant: str, kind: s
     assert any(is_it(seen) for seen in operations(head_judge, invariant))
 
 
-def test_what_invariants_focus_on_is_there() -> None:
-    """A weight for a name that nothing has would be no weight at all."""
-    assert {name for i in INVARIANTS.values() for name in i.focus} <= operation_strategies().keys()
+def test_what_invariants_focus_on_is_there(contract: Contract) -> None:
+    """A weight for a name that no schema has would be no weight at all."""
+    anywhere = generation.strategies_of(replace(contract, strategies=()))
+    assert {name for i in INVARIANTS.values() for name in i.focus} <= anywhere.operations.keys()
 
 
 def test_before_there_are_corrections_and_views_none_are_drawn(judge: Judge) -> None:
