@@ -1,36 +1,36 @@
-"""Runs Alembic: which revision is meant, what determines its result, up and down.
+"""What Alembic is asked: which revision is meant, what determines its result, up and down.
 
-Nothing here starts a server; a caller passes the conninfo of a database that it owns.
+Nothing here starts a server; a caller passes the conninfo of a database that it owns. Alembic, and
+with it the user's code, runs in a process apart (`invariants.schema.runner`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from invariants.errors import InfrastructureError, UsageError
+from invariants.schema import runner
+from invariants.schema.runner import Say
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-KNOWN_REVISIONS_SHOWN = 20
+TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Migrations:
-    """A chain of migrations and the revision wanted: an id, a prefix of one, `head` or `heads`."""
+    """A chain of migrations and the revision wanted: an id, a prefix of one, `head` or `heads`.
+
+    No revision may take more than `timeout_seconds`.
+    """
 
     config: Path
     revision: str = "head"
+    timeout_seconds: float = TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -41,61 +41,58 @@ class Lineage:
     known: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Chain:
+    """All that is read of a chain without running it.
+
+    `titles` say what each revision does: the first line of its docstring. `fingerprint` is a hash
+    over everything that determines the migrated database: the configuration, every file of the
+    script directory (env.py, helpers, SQL) except revisions outside the lineage, and the revision.
+    Not covered: files that a migration reads from elsewhere.
+    """
+
+    lineage: Lineage
+    titles: Mapping[str, str]
+    fingerprint: str
+
+
+def read(migrations: Migrations) -> Chain:
+    """Load the revisions, which executes their files, and say what they are.
+
+    Raises UsageError when the configuration is missing or broken, or no such revision exists, and
+    InfrastructureError when a file cannot be loaded.
+    """
+    told = _ask("read", migrations, None)
+    return Chain(
+        Lineage(tuple(told["applied"]), tuple(told["known"])), told["titles"], told["fingerprint"]
+    )
+
+
 def lineage(migrations: Migrations) -> Lineage:
     """Return the revisions that lead to `migrations.revision`, oldest first, and the whole chain.
 
     Raises UsageError when the configuration file is missing or no such revision exists.
     """
-    scripts = _scripts(_config(migrations))
-    revision = _resolve(migrations, scripts)
-    return Lineage(
-        tuple(s.revision for s in scripts.iterate_revisions(revision, "base"))[::-1],
-        tuple(s.revision for s in scripts.walk_revisions())[::-1],
-    )
+    return read(migrations).lineage
 
 
 def titles(migrations: Migrations) -> Mapping[str, str]:
     """What each revision of the whole chain says it does: the first line of its docstring."""
-    scripts = _scripts(_config(migrations))
-    return {s.revision: _first_line(s.doc).removesuffix(".") for s in scripts.walk_revisions()}
+    return read(migrations).titles
 
 
 def fingerprint(migrations: Migrations) -> str:
-    """Return a hash over everything in the chain that determines the migrated database.
+    """Return a hash over everything in the chain that determines the migrated database."""
+    return read(migrations).fingerprint
 
-    Covers the configuration file, every file of the script directory (env.py, helpers, SQL) except
-    revisions outside the chain, and the revision id. Not covered: files that a migration reads from
-    elsewhere.
+
+def upgrade(conninfo: str, migrations: Migrations, say: Say | None = None) -> None:
+    """Migrate the database up to `migrations.revision`, wherever env.py would go by itself.
+
+    Raises InfrastructureError naming the revision and file that failed, and when the database is
+    not at the revision afterwards. `say` hears of a revision that takes long.
     """
-    scripts = _scripts(_config(migrations))
-    revision = _resolve(migrations, scripts)
-    chain = {Path(script.path).resolve() for script in scripts.iterate_revisions(revision, "base")}
-    every = {Path(script.path).resolve() for script in scripts.walk_revisions()}
-    root = Path(scripts.dir).resolve()
-    files = {
-        path
-        for path in root.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
-    }
-    digest = hashlib.sha256(revision.encode())
-    for path in [migrations.config.resolve(), *sorted((files | chain) - (every - chain))]:
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        for part in (name.encode(), path.read_bytes()):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def upgrade(conninfo: str, migrations: Migrations) -> None:
-    """Migrate the database up to `migrations.revision`.
-
-    Raises InfrastructureError naming the revision and file that failed.
-    """
-    from alembic import command
-
-    config = _config(migrations)
-    revision = _resolve(migrations, _scripts(config))
-    _run(conninfo, config, lambda: command.upgrade(config, revision))
+    _migrate("upgrade", conninfo, migrations, say)
 
 
 def downgrade(conninfo: str, migrations: Migrations, target: str) -> None:
@@ -103,108 +100,82 @@ def downgrade(conninfo: str, migrations: Migrations, target: str) -> None:
 
     Raises InfrastructureError naming the revision and file that failed.
     """
-    from alembic import command
-
-    config = _config(migrations)
-    _run(conninfo, config, lambda: command.downgrade(config, target))
+    below = Migrations(migrations.config, target, migrations.timeout_seconds)
+    _migrate("downgrade", conninfo, below, None)
 
 
-def _config(migrations: Migrations) -> Config:
-    from alembic.config import Config
+def _migrate(direction: str, conninfo: str, migrations: Migrations, say: Say | None) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        told = _ask(direction, migrations, connection, say)
+        wanted: str | None = told["at"]
+        tables = told["tables"] or [(None, "alembic_version")]
+        found = sorted({r for s, t in tables for r in _revisions(connection, s, t)})
+        if found != ([] if wanted is None else [wanted]):
+            raise InfrastructureError(
+                f"{migrations.config}: the migrations ran without an error, but the scratch "
+                f"database is at {', '.join(found) or 'no revision'}, not at {wanted or 'base'}: "
+                "env.py skipped them, did not commit, or ran them elsewhere; let it migrate the "
+                "database of DATABASE_URL or of config.attributes['connection']"
+            )
 
+
+def _revisions(connection: psycopg.Connection, schema: str | None, table: str) -> list[str]:
+    """What a version table holds, in whatever schema it is when none is named."""
+    places = connection.execute(
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND n.nspname = coalesce(%s, n.nspname)"
+        " AND n.nspname NOT LIKE 'pg\\_temp\\_%%'",
+        [table, schema],
+    ).fetchall()
+    found = []
+    for (place,) in places:
+        query = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(place, table))
+        found += [str(row[0]) for row in connection.execute(query).fetchall()]
+    return found
+
+
+def _ask(
+    what: str,
+    migrations: Migrations,
+    connection: psycopg.Connection | None,
+    say: Say | None = None,
+) -> dict[str, Any]:
     path = migrations.config
     if not path.is_file():
-        raise UsageError(f"{path}: no such Alembic configuration; give it with --alembic-config")
-    config = Config(path, stdout=io.StringIO())
-    location = config.get_main_option("script_location")
-    if not location:
-        raise UsageError(f"{path}: script_location is not set; name the folder of env.py there")
-    # Alembic takes a relative location from the working directory; ours may be any.
-    beside = path.resolve().parent / location
-    if not Path(location).is_absolute() and ":" not in location and beside.is_dir():
-        config.set_main_option("script_location", str(beside).replace("%", "%%"))
-    return config
-
-
-def _scripts(config: Config) -> ScriptDirectory:
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
-
-    try:
-        scripts = ScriptDirectory.from_config(config)
-        scripts.get_heads()  # loads every revision, so that a broken file shows here
-    except CommandError as error:
-        raise UsageError(f"{config.config_file_name}: {_first_line(error)}") from error
-    except Exception as error:
-        raise InfrastructureError(
-            f"{config.config_file_name}: cannot load the migrations: "
-            f"{type(error).__name__}: {_first_line(error)}"
-        ) from error
-    return scripts
-
-
-def _resolve(migrations: Migrations, scripts: ScriptDirectory) -> str:
-    from alembic.script.revision import RevisionError
-    from alembic.util import CommandError
-
-    known = [script.revision for script in scripts.walk_revisions()][::-1]
-    if not known:
-        raise UsageError(f"{migrations.config}: {scripts.versions} holds no revision")
-    try:
-        found = scripts.get_revisions(migrations.revision)
-    except (CommandError, RevisionError):
-        found = ()
-    if len(found) > 1 or migrations.revision in ("head", "heads"):
-        heads = scripts.get_heads()
-        if len(heads) > 1:
-            raise UsageError(
-                f"--revision {migrations.revision}: the chain has several heads "
-                f"({', '.join(sorted(heads))}); name one"
-            )
-    if len(found) != 1 or found[0] is None:
-        shown = ", ".join(known[-KNOWN_REVISIONS_SHOWN:])
-        more = "" if len(known) <= KNOWN_REVISIONS_SHOWN else ".., "
-        raise UsageError(
-            f"--revision {migrations.revision}: unknown; known are head, {more}{shown}"
-        )
-    return str(found[0].revision)
-
-
-def _run(conninfo: str, config: Config, action: Callable[[], None]) -> None:
-    with _connection(conninfo) as connection:
-        config.attributes["connection"] = connection
-        try:
-            action()
-            connection.commit()
-        except Exception as error:
-            raise InfrastructureError(_failure(config, error)) from error
-
-
-@contextmanager
-def _connection(conninfo: str) -> Iterator[Any]:
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool
+        kind = "a folder, not an" if path.is_dir() else "no such"
+        raise UsageError(f"{path}: {kind} Alembic configuration; give it with --alembic-config")
+    # As libpq took them together: from the conninfo, its variables, and its files.
+    parameters = variables = None
+    if connection is not None:
+        parameters, variables = _parameters(connection)
+    return runner.ask(
+        {
+            "do": what,
+            "config": str(path),
+            "revision": migrations.revision,
+            "parameters": parameters,
+            "variables": variables,
+        },
+        limit_seconds=migrations.timeout_seconds,
+        say=say,
     )
-    with engine.connect() as connection:
-        yield connection
 
 
-def _failure(config: Config, error: Exception) -> str:
-    """Say which migration raised `error`: the one whose file is in the traceback."""
-    original = getattr(error, "orig", None) or error
-    message = _first_line(original)
-    if not isinstance(original, psycopg.Error):
-        message = f"{type(original).__name__}: {message}"
-    frames = [Path(f.filename).resolve() for f in traceback.extract_tb(error.__traceback__)]
-    for script in _scripts(config).walk_revisions():
-        path = Path(script.path).resolve()
-        if path in frames:
-            return f"migration {script.revision} ({path.name}) failed: {message}"
-    return f"{config.config_file_name}: running the migrations failed: {message}"
-
-
-def _first_line(told: BaseException | str) -> str:
-    return (str(told).strip().splitlines() or [type(told).__name__])[0]
+def _parameters(connection: psycopg.Connection) -> tuple[dict[str, str], dict[str, str]]:
+    """What leads to where a connection is: libpq's parameters, and the same as its variables."""
+    parameters, variables = {}, {}
+    for option in connection.pgconn.info:
+        if (
+            option.val is not None
+            and option.val != option.compiled
+            and option.keyword != b"service"
+        ):
+            parameters[option.keyword.decode()] = option.val.decode()
+            if option.envvar is not None:
+                variables[option.envvar.decode()] = option.val.decode()
+    if connection.info.password:
+        parameters["password"] = variables["PGPASSWORD"] = connection.info.password
+    for name, variable in (("user", "PGUSER"), ("dbname", "PGDATABASE"), ("port", "PGPORT")):
+        value = str(getattr(connection.info, name))
+        parameters[name] = variables[variable] = value
+    return parameters, variables

@@ -12,7 +12,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError, server_lost
-from invariants.schema.chain import Lineage, Migrations, fingerprint, lineage, upgrade
+from invariants.schema.chain import Lineage, Migrations, read, upgrade
 from invariants.servers.base import (
     Content,
     Server,
@@ -285,9 +285,9 @@ def open_environment(
     nothing is left behind.
     """
     tell = say or _say
-    chain = lineage(migrations)
-    pinned = Migrations(migrations.config, chain.applied[-1])
-    content = Content(fingerprint(pinned), lambda conninfo: upgrade(conninfo, pinned))
+    chain = read(migrations)
+    pinned = replace(migrations, revision=chain.lineage.applied[-1])
+    content = Content(chain.fingerprint, lambda conninfo: upgrade(conninfo, pinned, tell))
     server = open_server(spec, content, say=tell, cache=cache)
     try:
         tell(f"server: {server.info}")
@@ -302,7 +302,12 @@ def open_environment(
                 )
             )
         return Environment(
-            server.info, chain, server.conninfo, server.template, server.prefix, owned=server
+            server.info,
+            chain.lineage,
+            server.conninfo,
+            server.template,
+            server.prefix,
+            owned=server,
         )
     except psycopg.Error as error:
         server.close()
