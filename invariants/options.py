@@ -114,6 +114,13 @@ ALEMBIC_CONFIG = Option(
     Path,
     Path("alembic.ini"),
 )
+MIGRATION_TIMEOUT = Option(
+    "migration-timeout",
+    "seconds that one migration, or one patch of --apply-sql, may take (default: 600)",
+    "SECONDS",
+    seconds,
+    600.0,
+)
 CONTRACT = Option(
     "contract",
     "what the schema promises (default: invariants.toml)",
@@ -164,7 +171,7 @@ EQUIVALENTS = Option(
     Path("mutants.toml"),
 )
 
-SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, CONTRACT)
+SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, MIGRATION_TIMEOUT, CONTRACT)
 REPORT = Option(
     "report",
     "where gate.json, gate.xml (JUnit) and gate.md are written (default: report)",
@@ -204,6 +211,7 @@ class SchemaOptions:
     revision: str = "head"
     apply_sql: tuple[Path, ...] = ()
     alembic_config: Path = Path("alembic.ini")
+    migration_timeout: float = 600.0
     contract: Path = Path("invariants.toml")
 
 

@@ -60,7 +60,7 @@ def stages(
     # What a revision does not have yet, or no longer, cannot be tried there; somewhere it must be.
     unfit: dict[Kept, UsageError] = {}
     tried: set[Kept] = set()
-    named = titles(Migrations(options.alembic_config))
+    named = titles(Migrations(options.alembic_config, wanted[-1]))
     for number, revision in enumerate(wanted, 1):
         say(f"revision {revision} ({number} of {len(wanted)}): {named[revision]}")
         at = replace(options, revision=revision, artifacts=options.artifacts / revision)

@@ -72,7 +72,9 @@ def new_seed() -> int:
 def migrations(options: SchemaOptions, contract: Contract) -> Migrations:
     """The migrations to run, names of the contract resolved."""
     return Migrations(
-        options.alembic_config, contract.revisions.get(options.revision, options.revision)
+        options.alembic_config,
+        contract.revisions.get(options.revision, options.revision),
+        options.migration_timeout,
     )
 
 

@@ -279,7 +279,8 @@ def open_environment(
     """Open the server `spec` names, with the migrated and patched template in it.
 
     `spec` is auto, container[:TAG], embedded[:MAJOR] or a URL. `patches` are SQL files run on the
-    template as the superuser; they are never cached. `say` gets one line per thing worth knowing,
+    template as the superuser; they are never cached. None of them, and no migration, may take
+    longer than `migrations.timeout_seconds`. `say` gets one line per thing worth knowing,
     among them which server was taken and why; standard error by default. `cache=False` migrates
     from an empty cluster and keeps nothing. Raises UsageError and InfrastructureError; either way
     nothing is left behind.
@@ -293,7 +294,7 @@ def open_environment(
         tell(f"server: {server.info}")
         template = make_conninfo(server.conninfo, dbname=server.template)
         for patch in patches:
-            apply_patch(template, Path(patch))
+            apply_patch(template, Path(patch), limit_seconds=migrations.timeout_seconds)
         with connect(server.conninfo) as connection:
             # Nobody can be connected to the template while it is cloned, autovacuum included.
             connection.execute(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ _TOKEN = re.compile(
     | (?P<backslash>\\)""",
     re.VERBOSE | re.DOTALL,
 )
+LIMIT_SECONDS = 600.0
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*)?\$")
 
 
@@ -36,23 +39,57 @@ class Statement:
     line: int
 
 
-def apply_patch(conninfo: str, path: Path) -> None:
-    """Run the file on the database. Raises UsageError with file, line and the server's message."""
+def apply_patch(conninfo: str, path: Path, *, limit_seconds: float = LIMIT_SECONDS) -> None:
+    """Run the file on the database. Raises UsageError with file, line and the server's message.
+
+    Raises InfrastructureError when it takes longer than the limit.
+    """
     try:
         script = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"{path}: cannot read this patch ({reason})") from error
-    with connect(conninfo) as connection:
+    with connect(conninfo) as connection, _limited(connection, conninfo, limit_seconds) as over:
         for statement in statements(script, str(path)):
             try:
                 connection.execute(statement.text.encode())
             except psycopg.Error as error:
+                if over.is_set():
+                    raise InfrastructureError(
+                        f"{path}:{statement.line}: the patch ran for more than "
+                        f"{limit_seconds:g} s and was stopped; mend it, or let it take longer "
+                        "with --migration-timeout"
+                    ) from error
                 if connection.broken and error.sqlstate in (None, "57P01", "57P02", "57P03"):
                     raise InfrastructureError(
                         f"the server went away during {path}: {database_message(error)}"
                     ) from error
                 raise UsageError(_failure(path, statement, error)) from error
+
+
+@contextmanager
+def _limited(
+    connection: psycopg.Connection, conninfo: str, seconds: float
+) -> Iterator[threading.Event]:
+    """End the session when the time is over, which is told by the event.
+
+    Cancelling its statement would not do: a script can catch that, and lift statement_timeout.
+    """
+    over = threading.Event()
+    pid = connection.info.backend_pid
+
+    def end() -> None:
+        over.set()
+        with suppress(InfrastructureError, psycopg.Error), connect(conninfo) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield over
+    finally:
+        timer.cancel()
 
 
 def statements(script: str, name: str = "script") -> Iterator[Statement]:
