@@ -18,12 +18,16 @@ _IN_CONNINFO = re.compile(
     re.IGNORECASE,
 )
 
+_IN_SQL = re.compile(r"(\bpassword\s+)('(?:[^']|'')+')", re.IGNORECASE)
+
 
 def masked(text: str) -> str:
     """The text without the passwords that were given to this process or stand in it as such."""
     for secret in sorted(_known(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return _IN_CONNINFO.sub(rf"\1{HIDDEN}", _IN_URL.sub(rf"\1{HIDDEN}", text))
+    for pattern in (_IN_URL, _IN_CONNINFO, _IN_SQL):
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
 
 
 def _known() -> set[str]:

@@ -145,7 +145,7 @@ def plain_owner(server_url: str) -> str:
     return "migration_owner"
 
 
-def upgrade_as_plain_owner(conninfo: str, migrations: Migrations, say: object = None) -> None:
+def upgrade_as_plain_owner(conninfo: str, migrations: Migrations, *_: object) -> None:
     """Stands for `upgrade` of the environment: whoever migrates owns all, and is no superuser."""
     name = str(conninfo_to_dict(conninfo)["dbname"])
     database = Database(conninfo, name, plain_owner(conninfo))

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from invariants.errors import InfrastructureError, UsageError
+from invariants.escaping import shown
+from invariants.masking import masked
 
 Say = Callable[[str], None]
 
@@ -31,12 +32,9 @@ _COMMAND = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from invariants.schema.apart.serving import serve; serve()"
 )
-# Passwords as they stand in URLs, in parameters of libpq and in SQL.
-_SECRET = re.compile(
-    r"""(://[^\s/:@'"]*:)[^\s'"]+(?=@)|(password['"]?\s*[=:]?\s*)('[^']*'|"[^"]*"|(?<==)\S+)""",
-    re.IGNORECASE,
-)
 TOLD_AFTER_SECONDS = 5.0
+# It imports Alembic, on a machine that may be busy.
+START_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 10.0
 OUTPUT_LINES_SHOWN = 10
 
@@ -61,6 +59,7 @@ class Runner:
         self._answers = self._process.stdout
         self._pid = os.getpid()
         self._unread = b""
+        self._ready = False
 
     def usable(self) -> bool:
         """Whether it still runs, and is ours and not our parent's."""
@@ -90,6 +89,9 @@ class Runner:
         place = _Place(str(order["config"]))
         answer: dict[str, Any] = {}
         try:
+            if not self._ready:
+                self._told(place, START_SECONDS_MAX, None)
+                self._ready = True
             self._orders.write(json.dumps(order).encode() + b"\n")
             while "ended" not in (told := self._told(place, limit_seconds, say)):
                 if not place.moved(told):
@@ -194,9 +196,7 @@ def _ended(status: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """One line without passwords and without anything that steers a terminal."""
-    text = _SECRET.sub(lambda found: f"{found[1] or found[2]}***", text)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown(masked(text))
 
 
 _lock = threading.RLock()

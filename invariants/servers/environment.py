@@ -302,6 +302,10 @@ def open_environment(
                     sql.Identifier(server.template)
                 )
             )
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [server.template],
+            )
         return Environment(
             server.info,
             chain.lineage,

@@ -52,9 +52,7 @@ _WHERE_OF_ASYNCPG = frozenset(
         "gsslib",
     )
 )
-_DSN_OF_ASYNCPG = frozenset(
-    ("host", "port", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
-)
+_DSN_OF_ASYNCPG = frozenset(("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"))
 _IN_MEMORY = (":memory:", "file::memory:")
 _DRIVERS_LED = frozenset(("psycopg", "psycopg_async", "psycopg2", "asyncpg", "pg8000"))
 
@@ -147,13 +145,21 @@ class Doors:
                 if name in ("options", "search_path", "application_name"):
                     settings.setdefault(name, value)
             query = {k: v for k, v in target.items() if k in _DSN_OF_ASYNCPG}
-            query["database"] = target["dbname"]
             if target.get("options"):
                 settings["options"] = " ".join(
                     o for o in (target["options"], settings.get("options")) if o
                 )
             kept = {k: v for k, v in arguments.items() if k not in _WHERE_OF_ASYNCPG}
-            return original(f"postgresql:///?{urlencode(query)}", server_settings=settings, **kept)
+            return original(
+                f"postgresql:///?{urlencode(query)}",
+                host=target.get("host") or target.get("hostaddr"),
+                port=int(target.get("port") or 5432),
+                user=target["user"],
+                password=target.get("password"),
+                database=target["dbname"],
+                server_settings=settings,
+                **kept,
+            )
 
         module.connection.connect = module.connect = connect
 
@@ -178,6 +184,9 @@ class Doors:
                 "ssl_context": None if on_socket else _ssl(target),
             }
             given.pop("sock", None)
+            if target.get("options") and "startup_params" in signature.parameters:
+                startup = given.get("startup_params") or {}
+                given["startup_params"] = {"options": target["options"], **startup}
             original(**given)
 
         module.CoreConnection.__init__ = __init__

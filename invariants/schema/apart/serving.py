@@ -32,6 +32,7 @@ def serve() -> None:
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    _write(answers, {"ready": True})
     with os.fdopen(orders, "rb", buffering=0) as lines:
         # Orders come one at a time, so that reading never takes more than one line.
         while line := lines.readline():

@@ -11,6 +11,8 @@ from urllib.parse import quote, urlencode
 NOWHERE = "/nonexistent"
 DOTENV_BYTES_MAX = 1 << 16
 _URL = re.compile(r"(postgres(?:ql)?(?:\+\w+)?)://", re.IGNORECASE)
+# Known to every version of libpq, and to asyncpg.
+_IN_URL = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 _OF_LIBPQ = re.compile(r"PG[A-Z]+")
 # What libpq and its programs read that says nothing about where to connect.
 _HARMLESS = {"PGTZ", "PGDATESTYLE", "PGGEQO", "PGCLIENTENCODING", "PGAPPNAME", "PGDATA"}
@@ -51,7 +53,7 @@ def _rest(parameters: Mapping[str, str]) -> str:
         user += f":{quote(password, safe='')}"
     port = parameters.get("port") or "5432"
     database = quote(parameters.get("dbname", "postgres"), safe="")
-    query = {k: v for k, v in parameters.items() if k.startswith("ssl")}
+    query = {k: v for k, v in parameters.items() if k in _IN_URL}
     return f"{user}@{named}:{port}/{database}" + (f"?{urlencode(query)}" if query else "")
 
 

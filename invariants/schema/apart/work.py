@@ -114,6 +114,15 @@ def _options_in(toml: Path) -> Any:
     return tomllib.loads(toml.read_text(encoding="utf-8")).get("tool", {}).get("alembic", {})
 
 
+def _scripts(config: Config, name: str) -> ScriptDirectory:
+    try:
+        return ScriptDirectory.from_config(config)
+    except (configparser.Error, ValueError) as error:
+        raise Wrong(
+            f"{name}: not a configuration that Alembic can read: {_first_line(error)}"
+        ) from error
+
+
 class _Chain:
     """The revisions of a configuration, loaded."""
 
@@ -122,7 +131,7 @@ class _Chain:
         self._tell = tell
         self._name = config.config_file_name or config.toml_file_name
         try:
-            self._scripts = ScriptDirectory.from_config(config)
+            self._scripts = _scripts(config, str(self._name))
             _tell_what_is_loaded(self._scripts, tell)
             self._scripts.get_heads()  # loads every revision, so that a broken file shows here
         except CommandError as error:
