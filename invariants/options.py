@@ -48,6 +48,8 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] | None = None
     many: bool = False
+    # It is given or not, without a value.
+    switch: bool = False
 
     @property
     def key(self) -> str:
@@ -58,6 +60,16 @@ class Option:
     def variable(self) -> str:
         """The environment variable that sets it."""
         return f"INVARIANTS_{self.key.upper()}"
+
+
+def yes_or_no(text: str) -> bool:
+    """Yes or no."""
+    word = text.strip().lower()
+    if word in ("1", "yes", "true", "on"):
+        return True
+    if word in ("0", "no", "false", "off"):
+        return False
+    raise ValueError
 
 
 def positive(text: str) -> int:
@@ -90,6 +102,15 @@ SERVER = Option(
     "on which databases may be created (default: auto)",
     "auto|container|embedded|URL",
     default="auto",
+)
+DISPOSABLE_SERVER = Option(
+    "disposable-server",
+    "nothing on the server of the URL is to be kept: migrations, patches and mutants may alter its "
+    "roles, settings and other databases",
+    "",
+    yes_or_no,
+    default=False,
+    switch=True,
 )
 REVISION = Option(
     "revision",
@@ -171,7 +192,15 @@ EQUIVALENTS = Option(
     Path("mutants.toml"),
 )
 
-SCHEMA = (SERVER, REVISION, APPLY_SQL, ALEMBIC_CONFIG, MIGRATION_TIMEOUT, CONTRACT)
+SCHEMA = (
+    SERVER,
+    DISPOSABLE_SERVER,
+    REVISION,
+    APPLY_SQL,
+    ALEMBIC_CONFIG,
+    MIGRATION_TIMEOUT,
+    CONTRACT,
+)
 REPORT = Option(
     "report",
     "where gate.json, gate.xml (JUnit) and gate.md are written (default: report)",
@@ -208,6 +237,7 @@ class SchemaOptions:
     """Which schema, on which server."""
 
     server: str = "auto"
+    disposable_server: bool = False
     revision: str = "head"
     apply_sql: tuple[Path, ...] = ()
     alembic_config: Path = Path("alembic.ini")
@@ -268,7 +298,7 @@ def schema_arguments(options: SchemaOptions) -> str:
     words = []
     for option in SCHEMA:
         value = getattr(options, option.key)
-        if option is not SERVER and value != option.default:
+        if option not in (SERVER, DISPOSABLE_SERVER) and value != option.default:
             for one in value if option.many else (value,):
                 words += [f"--{option.flag}", str(one)]
     return "".join(f" {shlex.quote(word)}" for word in words)
@@ -316,11 +346,15 @@ def add_to(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
 def declare(add: Callable[..., object], options: Sequence[Option], *, prefix: str = "") -> None:
     """Declare options with argparse's or pytest's way to add one."""
     for option in options:
+        how: dict[str, Any] = {"metavar": option.metavar}
+        if option.switch:
+            how = {"action": "store_true"}
+        elif option.many:
+            how["action"] = "append"
         add(
             f"--{prefix}{option.flag}",
             dest=f"{prefix}{option.flag}".replace("-", "_"),
-            metavar=option.metavar,
             help=option.help.replace("%", "%%"),
-            action="append" if option.many else "store",
             default=None,
+            **how,
         )

@@ -24,7 +24,6 @@ from invariants.errors import InfrastructureError, InvariantsError
 from invariants.mutants.base import Mutant
 from invariants.search.events import InvariantFinished
 from invariants.search.explorer import Explorer, Search
-from invariants.servers import roles
 from invariants.servers.base import connect
 from invariants.servers.environment import Environment
 
@@ -97,9 +96,24 @@ def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hun
     Raises `InfrastructureError` when the server fails. Roles are as before when it returns.
     """
     started = time.monotonic()
+    if mutant.server_wide and not environment.owns_role(mutant.target):
+        return Outcome(
+            mutant,
+            "error",
+            0,
+            0.0,
+            0.0,
+            error=f"role {mutant.target} was on the server before the run and is not altered; "
+            "--disposable-server allows it, and --server embedded has a server of its own",
+        )
     with connect(environment.handle()["conninfo"]) as admin:
-        before = roles.snapshot(admin) if mutant.server_wide else None
         try:
+            if mutant.server_wide:
+                with (
+                    environment.with_roles(mutant.target, *mutant.statements),
+                    Environment.attach(environment.handle()) as altered,
+                ):
+                    return _hunted(altered, contract, mutant, plan)
             with Environment.attach(environment.handle(), mutant.statements) as altered:
                 return _hunted(altered, contract, mutant, plan)
         except InvariantsError as wrong:
@@ -108,9 +122,6 @@ def hunt(environment: Environment, contract: Contract, mutant: Mutant, plan: Hun
                 raise
             seconds = time.monotonic() - started
             return Outcome(mutant, "error", 0, seconds, 0.0, error=str(wrong))
-        finally:
-            if before is not None:
-                roles.restore(admin, before)
 
 
 def _answers(connection: psycopg.Connection) -> bool:

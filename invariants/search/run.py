@@ -86,7 +86,11 @@ def schema(options: SchemaOptions, say: Say) -> Iterator[tuple[Environment, Cont
         if not patch.is_file():
             raise UsageError(f"--apply-sql {patch}: no such file; name an SQL script")
     with open_environment(
-        options.server, migrations(options, contract), patches=options.apply_sql, say=say
+        options.server,
+        migrations(options, contract),
+        patches=options.apply_sql,
+        say=say,
+        disposable=options.disposable_server,
     ) as environment:
         yield environment, contract
 

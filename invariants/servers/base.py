@@ -6,17 +6,17 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from invariants.errors import InfrastructureError
+from invariants.servers.marks import mark, marked
 
 Say = Callable[[str], None]
-
-# Every database we create starts with this, on every kind of server.
-DATABASE_PREFIX = "invariants_"
 
 # The data is thrown away, so nothing needs to survive a crash of the machine. wal_level=minimal
 # and max_wal_senders=0 belong together.
@@ -51,10 +51,16 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class Content:
-    """What the template holds: `fill` writes it into an empty database, `key` is a hash of it."""
+    """What the template holds: `fill` writes it into an empty database, `key` is a hash of it.
+
+    `patches` are applied to that by whoever opens the server, each for so long at most; what they
+    do outside the database has to be known before, on a server that is not ours.
+    """
 
     key: str
     fill: Callable[[str], None]
+    patches: tuple[Path, ...] = ()
+    patch_seconds: float = 600.0
 
 
 class Server(ABC):
@@ -69,6 +75,9 @@ class Server(ABC):
     prefix: str
     # Whether closing must drop our databases one by one, since the server stays.
     outlives_us: bool = False
+    # Where roles of ours are noted, if others' are to be told from them; and whose run this is.
+    journal: str = ""
+    token: str = ""
 
     def __init__(self) -> None:
         # A forked child that exits must not take the parent's server with it.
@@ -81,6 +90,10 @@ class Server(ABC):
             self._closed = True
             self._close()
 
+    def patching(self) -> AbstractContextManager[None]:
+        """For as long as patches are applied: what they make is noted."""
+        return nullcontext()
+
     @abstractmethod
     def _close(self) -> None: ...
 
@@ -88,7 +101,7 @@ class Server(ABC):
 def create_database(
     connection: psycopg.Connection, name: str, template: str = "template0", *, comment: str = ""
 ) -> None:
-    """Create a database; `connection` is in autocommit."""
+    """Create a database that bears our mark; `connection` is in autocommit."""
     fsync = connection.execute("SHOW fsync").fetchone()
     # Copying files takes 23 ms against 37 ms by way of the WAL, but forces checkpoints, which are
     # cheap only where nothing is flushed to disk.
@@ -99,7 +112,7 @@ def create_database(
         sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
             sql.Identifier(name), sql.Identifier(template)
         )
-        + sql.SQL(words)
+        + sql.SQL(f"{words} {mark(connection.info.server_version, name)}")
     )
     if comment:
         connection.execute(
@@ -107,20 +120,20 @@ def create_database(
         )
 
 
-def drop_database(connection: psycopg.Connection, name: str) -> None:
-    """Drop a database of ours, whoever is still connected to it. None is no error."""
-    exists = connection.execute(
-        "SELECT datistemplate FROM pg_database WHERE datname = %s", [name]
-    ).fetchone()
-    if exists is None:
+def drop_database(connection: psycopg.Connection, name: str, *, force: bool = True) -> None:
+    """Drop a database of ours, whoever is still connected to it if by `force`.
+
+    None is no error; one that lacks our mark is somebody else's and stays.
+    """
+    if name not in marked(connection):
         return
-    if exists[0]:
+    shown = connection.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name])
+    if shown.fetchone() == (True,):
         connection.execute(
             sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
         )
-    connection.execute(
-        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-    )
+    how = sql.SQL(" WITH (FORCE)" if force else "")
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}{}").format(sql.Identifier(name), how))
 
 
 def connect(conninfo: str) -> psycopg.Connection:

@@ -105,6 +105,17 @@ def _installations(package: Package, major: int) -> Iterator[Binaries]:
         yield Binaries(program.parent, _version(program), metadata.version(package.distribution))
 
 
+def nearest(major: int) -> tuple[Binaries, ...]:
+    """The installations on this machine, those first that can best stand for another major.
+
+    What a newer one has it can do as well: itself, then the newer ones, then the older ones.
+    """
+    found = {b.major: b for p in reversed(PACKAGES) for m in p.majors for b in _installations(p, m)}
+    return tuple(
+        b for _, b in sorted(found.items(), key=lambda f: (f[0] < major, abs(f[0] - major)))
+    )
+
+
 def reachable(binaries: Binaries, account: Account, cache: Path | None) -> Binaries:
     """Return the same installation in a place where `account` can run it.
 

@@ -12,8 +12,12 @@ _MISSING = re.compile(r'extension "([^"]+)" is not available')
 FORMS = "auto, container[:TAG], embedded[:MAJOR], or a postgresql:// URL"
 
 
-def open_server(spec: str, content: Content, *, say: Say, cache: bool = True) -> Server:
-    """Open the server `spec` names, with `content` in its template.
+def open_server(
+    spec: str, content: Content, *, say: Say, cache: bool = True, disposable: bool = False
+) -> Server:
+    """Open the server `spec` names, with `content` in its template; patches are left to the caller.
+
+    `disposable` says that all on the server of a URL may be altered.
 
     Raises UsageError when `spec` is none of the forms, InfrastructureError when the server fails.
     """
@@ -50,7 +54,7 @@ def open_server(spec: str, content: Content, *, say: Say, cache: bool = True) ->
     if re.match(r"postgres(ql)?://", spec) or "=" in spec:
         from invariants.servers.url import open_url
 
-        return open_url(spec, content, reason="as asked for", say=say)
+        return open_url(spec, content, reason="as asked for", say=say, disposable=disposable)
     # A URL with a typo may still hold a password.
     shown = "that" if "://" in spec or "@" in spec else spec
     raise UsageError(f"--server {shown}: unknown; it is {FORMS}")

@@ -20,7 +20,6 @@ from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError, UsageError
 from invariants.servers.base import (
-    DATABASE_PREFIX,
     SPEED_SETTINGS,
     Content,
     Say,
@@ -32,6 +31,7 @@ from invariants.servers.base import (
     version_number,
 )
 from invariants.servers.connect import relying
+from invariants.servers.marks import DATABASE_PREFIX
 
 DEFAULT_TAG = "18"
 REPOSITORY = "postgres"

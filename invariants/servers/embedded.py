@@ -13,7 +13,6 @@ from psycopg.conninfo import make_conninfo
 
 from invariants.servers.account import Account, server_account
 from invariants.servers.base import (
-    DATABASE_PREFIX,
     SPEED_SETTINGS,
     Content,
     Say,
@@ -25,6 +24,7 @@ from invariants.servers.base import (
 from invariants.servers.binaries import Binaries, find_binaries, reachable
 from invariants.servers.cache import Cache, CacheBusy, open_cache
 from invariants.servers.connect import relying
+from invariants.servers.marks import DATABASE_PREFIX
 from invariants.servers.supervisor import Supervisor
 
 TEMPLATE = f"{DATABASE_PREFIX}template"

@@ -1,7 +1,7 @@
 """The one thing the engine uses: a migrated template, and as many fresh clones of it as wanted.
 
-Roles that a run needs for itself (logins that act for others) are made with `change_roles`: they
-are noted where the next run finds them after a kill, and go with the environment.
+On a server that is not ours, roles that a run makes (logins that act for others) or alters for a
+while are noted where the next run finds them after a kill.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError, server_lost
 from invariants.schema.chain import Lineage, Migrations, read, upgrade
+from invariants.servers import provenance, roles
 from invariants.servers.base import (
     Content,
     Server,
@@ -72,6 +74,8 @@ class Environment:
         owned: Server | None,
         changes: Sequence[str] = (),
         password: str = "",
+        journal: str = "",
+        token: str = "",
     ) -> None:
         self.server = server
         self.lineage = lineage
@@ -80,6 +84,9 @@ class Environment:
         self._prefix = prefix
         self._owned = owned
         self._changes = tuple(changes)
+        # Where roles of ours are noted, on a server that is not ours alone.
+        self._journal = journal
+        self._token = token
         self._admin: psycopg.Connection | None = None
         self._own_path: bool | None = None
         self._lock = threading.Lock()
@@ -95,7 +102,8 @@ class Environment:
         """Use another environment, of this process or not, which must stay open.
 
         Closing drops only what is ours. `changes` are SQL statements that alter every scratch
-        database, run by the superuser; what they do to roles is the caller's to put back.
+        database, run by the superuser; what they do to roles is the caller's to put back
+        (`with_roles` does).
         """
         if handle.get("format") != HANDLE_FORMAT:
             raise InfrastructureError("the environment's handle is of another version of this tool")
@@ -108,6 +116,8 @@ class Environment:
             owned=None,
             changes=changes,
             password=handle["password"],
+            journal=handle["journal"],
+            token=handle["token"],
         )
 
     def handle(self) -> dict[str, str]:
@@ -123,6 +133,8 @@ class Environment:
             "template": self._template,
             "prefix": self._prefix,
             "password": self._password,
+            "journal": self._journal,
+            "token": self._token,
         }
 
     @property
@@ -161,24 +173,41 @@ class Environment:
                 ) from error
         return made
 
-    def change_roles(self, *statements: str) -> None:
-        """Create or alter roles of this run, for as long as the environment lasts.
-
-        All statements or none; they concern roles only. A new role needs a name that nobody else
-        has: begin it with `role_prefix`, of this run alone. Roles so made need not be dropped: that
-        is done at the end, or by the next run after a kill. Raises `InfrastructureError`.
-        """
+    def _change_roles(self, statements: Sequence[str]) -> None:
+        """Alter roles of this run, which is noted where the next run finds it after a kill."""
         try:
+            if self._journal:
+                with connect(self._journal) as journal, provenance.noted(journal, self._token):
+                    for statement in statements:
+                        journal.execute(statement.encode())
+                return
             with connect(self._conninfo) as admin, admin.transaction():
                 for statement in statements:
                     admin.execute(statement.encode())
         except psycopg.Error as error:
             raise InfrastructureError(f"cannot change roles: {database_message(error)}") from error
 
-    @property
-    def role_prefix(self) -> str:
-        """What names of roles begin with that this run makes for itself."""
-        return f"{self._prefix}{secrets.token_hex(4)}_"
+    def owns_role(self, role: str) -> bool:
+        """Whether a role may be altered: on a server that is not ours, what the run has made."""
+        if not self._journal:
+            return True
+        with connect(self._journal) as journal:
+            return role in provenance.made(journal, self._token).values()
+
+    @contextmanager
+    def with_roles(self, role: str, *statements: str) -> Iterator[None]:
+        """A role altered by statements for the length of a `with` statement, then as it was."""
+        with connect(self._conninfo) as admin:
+            before = roles.snapshot(admin)
+            try:
+                self._change_roles(statements)
+                yield
+            finally:
+                if self._journal:
+                    with connect(self._journal) as journal:
+                        provenance.put_back(journal, self._token, before, [role])
+                else:
+                    roles.restore(admin, before)
 
     def close(self) -> None:
         """Drop what we created and stop what we started; again is no error."""
@@ -217,9 +246,16 @@ class Environment:
         with self._lock:
             if name not in self._logins:
                 try:
-                    if self._admin is None or self._admin.closed:
-                        self._admin = connect(self._conninfo)
-                    make_login(self._admin, name, role, self._password)
+                    if self._journal:
+                        with (
+                            connect(self._journal) as journal,
+                            provenance.noted(journal, self._token),
+                        ):
+                            make_login(journal, name, role, self._password)
+                    else:
+                        if self._admin is None or self._admin.closed:
+                            self._admin = connect(self._conninfo)
+                        make_login(self._admin, name, role, self._password)
                 except psycopg.Error as error:
                     raise InfrastructureError(
                         f"cannot make a login for {role}: {database_message(error)}"
@@ -275,6 +311,7 @@ def open_environment(
     patches: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
     cache: bool = True,
+    disposable: bool = False,
 ) -> Environment:
     """Open the server `spec` names, with the migrated and patched template in it.
 
@@ -282,19 +319,27 @@ def open_environment(
     template as the superuser; they are never cached. None of them, and no migration, may take
     longer than `migrations.timeout_seconds`. `say` gets one line per thing worth knowing,
     among them which server was taken and why; standard error by default. `cache=False` migrates
-    from an empty cluster and keeps nothing. Raises UsageError and InfrastructureError; either way
-    nothing is left behind.
+    from an empty cluster and keeps nothing. `disposable` says that nothing on the server of a URL
+    is to be kept; else what would alter it is refused. Raises UsageError and InfrastructureError;
+    either way nothing is left behind.
     """
     tell = say or _say
     chain = read(migrations)
     pinned = replace(migrations, revision=chain.lineage.applied[-1])
-    content = Content(chain.fingerprint, lambda conninfo: upgrade(conninfo, pinned, tell))
-    server = open_server(spec, content, say=tell, cache=cache)
+    limit = migrations.timeout_seconds
+    content = Content(
+        chain.fingerprint,
+        lambda conninfo: upgrade(conninfo, pinned, tell),
+        tuple(map(Path, patches)),
+        limit,
+    )
+    server = open_server(spec, content, say=tell, cache=cache, disposable=disposable)
     try:
         tell(f"server: {server.info}")
         template = make_conninfo(server.conninfo, dbname=server.template)
-        for patch in patches:
-            apply_patch(template, Path(patch), limit_seconds=migrations.timeout_seconds)
+        with server.patching():
+            for patch in content.patches:
+                apply_patch(template, patch, limit_seconds=limit)
         with connect(server.conninfo) as connection:
             # Nobody can be connected to the template while it is cloned, autovacuum included.
             connection.execute(
@@ -313,6 +358,8 @@ def open_environment(
             server.template,
             server.prefix,
             owned=server,
+            journal=server.journal,
+            token=server.token,
         )
     except psycopg.Error as error:
         server.close()

@@ -7,6 +7,7 @@ memberships with their options and grantors, settings, comments, privileges on p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypedDict
 
 import psycopg
@@ -86,11 +87,14 @@ def snapshot(connection: psycopg.Connection[Any]) -> RoleSnapshot:
         return _snapshot(connection)
 
 
-def restore(connection: psycopg.Connection[Any], wanted: RoleSnapshot) -> bool:
+def restore(
+    connection: psycopg.Connection[Any], wanted: RoleSnapshot, only: Collection[str] | None = None
+) -> bool:
     """Make the server's roles what they were; True when anything had to be done.
 
-    All of it happens or none. Databases that depend on a role created since must be dropped first.
-    Raises InfrastructureError when the server refuses.
+    All of it happens or none. With `only`, these roles alone: others are left as they are now.
+    Databases that depend on a role created since must be dropped first. Raises
+    InfrastructureError when the server refuses.
     """
     try:
         with connection.transaction():
@@ -99,7 +103,10 @@ def restore(connection: psycopg.Connection[Any], wanted: RoleSnapshot) -> bool:
             # A patch may have made the defaults of our own role strange.
             connection.execute("SET LOCAL search_path = pg_catalog")
             connection.execute("SET LOCAL session_replication_role = origin")
-            if _snapshot(connection) == wanted:
+            now = _snapshot(connection)
+            if only is not None:
+                wanted = _merged(now, wanted, only)
+            if now == wanted:
                 return False
             _Restore(connection, wanted).run()
             return True
@@ -129,6 +136,23 @@ def _parameters(connection: psycopg.Connection[Any]) -> list[list[Any]]:
     """Privileges on parameters, which PostgreSQL 14 does not have."""
     granted = connection.info.server_version >= 150000
     return _rows(connection, _PARAMETERS) if granted else []
+
+
+def _merged(now: RoleSnapshot, wanted: RoleSnapshot, only: Collection[str]) -> RoleSnapshot:
+    """What is now, except for some roles: their rows, and what they are members of, as wanted."""
+
+    def merged(part: str, role: int) -> list[list[Any]]:
+        rows: list[list[Any]] = [r for r in now[part] if r[role] not in only]  # type: ignore[literal-required]
+        rows += [r for r in wanted[part] if r[role] in only]  # type: ignore[literal-required]
+        return sorted(rows, key=str)
+
+    return {
+        "roles": merged("roles", 1),
+        "memberships": merged("memberships", 1),
+        "settings": merged("settings", 1),
+        "comments": merged("comments", 0),
+        "parameters": now["parameters"],
+    }
 
 
 def _rows(connection: psycopg.Connection[Any], query: str) -> list[list[Any]]:

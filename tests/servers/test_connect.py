@@ -139,12 +139,3 @@ def test_a_search_path_of_the_schema_is_the_clones_own(chain: Chain) -> None:
     )
     with open_environment("embedded", chain.migrations(), say=lambda _: None) as environment:
         assert query(environment.scratch().conninfo, "SHOW search_path") == [("app",)]
-
-
-def test_roles_of_a_run_are_made_and_gone(plain: str, chain: Chain) -> None:
-    with open_environment(plain, chain.migrations(), say=lambda _: None) as environment:
-        role = f"{environment.role_prefix}actor"
-        environment.change_roles(f"CREATE ROLE {role} LOGIN", f"GRANT chain_app TO {role}")
-        scratch = environment.scratch()
-        assert query(as_login(scratch.conninfo, role), "SELECT count(*) FROM thing") == [(0,)]
-    assert query(plain, "SELECT 1 FROM pg_roles WHERE rolname IN (%s, 'chain_app')", [role]) == []

@@ -7,23 +7,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from invariants.errors import InfrastructureError, UsageError
-from invariants.servers import roles
 from invariants.servers.account import server_account
 from invariants.servers.binaries import find_binaries, reachable
 from invariants.servers.cache import open_cache
 from invariants.servers.environment import Environment, open_environment
 from invariants.servers.supervisor import Supervisor
-from invariants.servers.url import JOURNAL
-from tests.conftest import Chain, SpawnChild, TempFolder, empty_server, query
+from tests.conftest import Chain, SpawnChild, TempFolder, query
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -115,102 +110,13 @@ def test_somebody_elses_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
         open_cache()
 
 
-# A URL
+# Containers
 
 
-@pytest.fixture(scope="module")
-def guest_of() -> Iterator[str]:
-    """A server that stays, with roles and data of its own; its database `theirs` refuses DDL."""
-    server = empty_server("embedded")
-    try:
-        query(server.conninfo, "CREATE ROLE chain_app LOGIN CONNECTION LIMIT 3 PASSWORD 'theirs'")
-        query(server.conninfo, "CREATE ROLE unrelated NOINHERIT")
-        query(server.conninfo, "GRANT chain_app TO unrelated")
-        query(server.conninfo, "CREATE DATABASE theirs")
-        theirs = make_conninfo(server.conninfo, dbname="theirs")
-        query(theirs, "CREATE TABLE precious AS SELECT 1 AS id")
-        query(
-            theirs,
-            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql"
-            " AS $$ BEGIN RAISE 'hands off'; END $$",
-        )
-        query(theirs, "CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()")
-        yield theirs
-    finally:
-        server.close()
-
-
-class Observed:
-    """What a guest must not change."""
-
-    def __init__(self, conninfo: str) -> None:
-        self.databases = query(
-            conninfo,
-            "SELECT oid, datname, datacl::text, shobj_description(oid, 'pg_database')"
-            " FROM pg_database ORDER BY oid",
-        )
-        with psycopg.connect(conninfo) as connection:
-            self.roles = roles.snapshot(connection)
-        # Logins are no part of a snapshot.
-        self.names = query(conninfo, "SELECT rolname FROM pg_roles ORDER BY 1")
-        self.relations = query(
-            conninfo, "SELECT oid, relname, relfilenode, relacl::text FROM pg_class ORDER BY oid"
-        )
-        self.data = query(conninfo, "SELECT xmin::text, ctid::text, id FROM precious")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Observed) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@pytest.fixture
-def bypass(tmp_path: Path) -> Path:
-    patch = tmp_path / "bypass.sql"
-    patch.write_text(
-        "ALTER ROLE chain_app BYPASSRLS PASSWORD 'ours'; ALTER ROLE unrelated INHERIT;\n"
-        "CREATE ROLE patched SUPERUSER; GRANT patched TO chain_app;\n"
-        "ALTER ROLE chain_app SET work_mem = '1MB'; GRANT SET ON PARAMETER work_mem TO patched;\n"
-        "CREATE TABLE of_patched (); ALTER TABLE of_patched OWNER TO patched;\n"
-    )
-    return patch
-
-
-def test_a_guest_leaves_no_trace(guest_of: str, chain: Chain, bypass: Path) -> None:
-    before = Observed(guest_of)
-    lines: list[str] = []
-    with open_on(guest_of, chain, bypass, lines=lines) as environment:
-        assert environment.server.kind == "url"
-        scratch = environment.scratch()
-        environment.scratch()
-        assert query(scratch.conninfo, "SELECT count(*) FROM thing") == [(0,)]
-        login = scratch.login("chain_app")
-        assert query(login.conninfo, "SELECT session_user::text") == [(login.name,)]
-        assert Observed(guest_of) != before
-        comments = query(guest_of, "SELECT shobj_description(oid, 'pg_database') FROM pg_database")
-        assert not any("SCRAM" in (comment or "") for (comment,) in comments)
-        scratch.drop()
-    assert lines == [f"server: {environment.server}"]
-    assert Observed(guest_of) == before
-
-
-def test_a_url_in_every_form(guest_of: str, chain: Chain) -> None:
-    options = conninfo_to_dict(guest_of)
-    url = f"postgresql://{options['user']}@/{options['dbname']}?host={options['host']}"
-    with open_on(url, chain) as environment:
-        assert query(environment.scratch().conninfo, "SELECT count(*) FROM thing") == [(0,)]
-
-
-def test_after_an_exception_too(guest_of: str, chain: Chain, bypass: Path) -> None:
-    before = Observed(guest_of)
-    bypass.write_text(bypass.read_text() + "SELECT 1/0;\n")
-    with pytest.raises(UsageError, match=r"bypass\.sql:5: division by zero"):
-        open_on(guest_of, chain, bypass)
-    assert Observed(guest_of) == before
-    chain.add("c3", "CREATE ROLE half_way", "SELECT 1/0")
-    with pytest.raises(InfrastructureError, match="migration c3"):
-        open_on(guest_of, chain)
-    assert Observed(guest_of) == before
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 HOLD = """
@@ -225,161 +131,6 @@ s.login("chain_app")
 print(s.name, flush=True)
 time.sleep(60)
 """
-
-
-def test_a_killed_run_is_cleaned_up_by_the_next(
-    guest_of: str, chain: Chain, bypass: Path, spawn: SpawnChild
-) -> None:
-    before = Observed(guest_of)
-    child = spawn(HOLD, guest_of, str(chain.folder / "alembic.ini"), str(bypass))
-    child.says("server: ")
-    child.says("invariants_")
-    child.kill(signal.SIGKILL)
-    assert Observed(guest_of) != before
-    lines: list[str] = []
-    with open_on(guest_of, chain, lines=lines) as environment:
-        found = query(
-            environment.scratch().conninfo,
-            "SELECT rolbypassrls FROM pg_roles WHERE rolname = 'chain_app'",
-        )
-        assert found == [(False,)]
-        theirs = query(guest_of, "SELECT datname FROM pg_database WHERE datname ~ '^invariants_'")
-        # Ours, the journal, and the template that the host server brought along.
-        assert len(theirs) == 4
-    assert lines[0] == "server: cleaned up after a run that had been killed"
-    assert Observed(guest_of) == before
-
-
-def test_a_run_killed_while_migrating(guest_of: str, chain: Chain, spawn: SpawnChild) -> None:
-    before = Observed(guest_of)
-    slow = chain.folder / "slow"
-    slow.touch()
-    chain.add("c3", code=f"import os, time\nif os.path.exists({str(slow)!r}): time.sleep(60)")
-    child = spawn(HOLD, guest_of, str(chain.folder / "alembic.ini"))
-    while chain.runs() != ["a1", "b2", "c3"]:
-        assert child.process.poll() is None
-    child.kill(signal.SIGKILL)
-    slow.unlink()
-    open_on(guest_of, chain).close()
-    assert Observed(guest_of) == before
-
-
-def test_runs_take_turns(guest_of: str, chain: Chain, spawn: SpawnChild) -> None:
-    before = Observed(guest_of)
-    other = make_conninfo(guest_of, dbname="postgres")  # the lock is the server's
-    with open_on(guest_of, chain) as environment:
-        child = spawn(HOLD, other, str(chain.folder / "alembic.ini"))
-        child.says("server: another run is using it; waiting for its end")
-        assert environment.scratch()
-    child.says("server: url")
-    child.says("invariants_")
-    child.kill(signal.SIGTERM)
-    open_on(guest_of, chain).close()
-    assert Observed(guest_of) == before
-
-
-def test_waiting_has_an_end(guest_of: str, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Observed(guest_of)
-    monkeypatch.setenv("INVARIANTS_LOCK_SECONDS", "0.1")
-    with open_on(guest_of, chain):
-        with pytest.raises(InfrastructureError, match="INVARIANTS_LOCK_SECONDS"):
-            open_on(guest_of, chain)
-        assert query(guest_of, "SELECT 1 FROM pg_database WHERE datname = %s", [JOURNAL])
-    assert Observed(guest_of) == before
-
-
-def test_workers_share_the_controllers_turn(guest_of: str, chain: Chain, spawn: SpawnChild) -> None:
-    before = Observed(guest_of)
-    worker = """
-    from invariants.servers.environment import Environment
-    e = Environment.attach(args[0])
-    print(e.scratch().name, flush=True)
-    if args[1]: time.sleep(60)
-    e.close()
-    """
-    with open_on(guest_of, chain) as environment:
-        names = [spawn(worker, environment.handle(), False).finish().strip() for _ in range(2)]
-        child = spawn(worker, environment.handle(), True)
-        killed = child.said()
-        child.kill(signal.SIGKILL)
-        present = [name for (name,) in query(guest_of, "SELECT datname FROM pg_database")]
-        assert not set(names) & set(present)
-        assert killed in present
-    assert Observed(guest_of) == before
-
-
-def test_somebody_elses_journal_is_left_alone(guest_of: str, chain: Chain) -> None:
-    query(make_conninfo(guest_of, dbname="postgres"), f"CREATE DATABASE {JOURNAL}")
-    journal = make_conninfo(guest_of, dbname=JOURNAL)
-    query(journal, "CREATE TABLE diary ()")
-    before = Observed(guest_of)
-    try:
-        with pytest.raises(InfrastructureError, match="is not ours"):
-            open_on(guest_of, chain)
-        assert Observed(guest_of) == before
-        assert query(journal, "SELECT count(*) FROM diary") == [(0,)]
-    finally:
-        query(guest_of, f"DROP DATABASE {JOURNAL} WITH (FORCE)")
-
-
-def test_a_role_that_is_no_superuser(guest_of: str, chain: Chain) -> None:
-    before = Observed(guest_of)
-    with pytest.raises(InfrastructureError, match="chain_app is not a superuser"):
-        open_on(make_conninfo(guest_of, user="chain_app"), chain)
-    assert Observed(guest_of) == before
-
-
-def test_an_unknown_database(guest_of: str, chain: Chain) -> None:
-    with pytest.raises(InfrastructureError, match='database "nowhere" does not exist') as caught:
-        open_on(make_conninfo(guest_of, dbname="nowhere"), chain)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_malformed_url_does_not_show_its_password(chain: Chain) -> None:
-    with pytest.raises(UsageError) as caught:
-        open_on("postgresql://user:se%cret@host/db", chain)
-    assert "cret" not in str(caught.value)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def test_an_unreachable_server(chain: Chain) -> None:
-    with pytest.raises(InfrastructureError) as caught:
-        open_on(f"postgresql://u:secret@127.0.0.1:{free_port()}/db", chain)
-    assert "refused" in str(caught.value)
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_wrong_password(chain: Chain) -> None:
-    account = server_account()
-    supervisor = Supervisor(find_binaries(18), account, {})
-    try:
-        supervisor.initialize()
-        supervisor.start()
-        query(supervisor.conninfo, "ALTER ROLE postgres PASSWORD 'right'")
-        (supervisor.data / "pg_hba.conf").write_text("local all all scram-sha-256\n")
-        query(supervisor.conninfo, "SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with pytest.raises(InfrastructureError) as caught:
-                open_on(make_conninfo(supervisor.conninfo, password="wr0ng"), chain)
-            if "password authentication failed" in str(caught.value):
-                break
-        assert 'password authentication failed for user "postgres"' in str(caught.value)
-        assert "wr0ng" not in str(caught.value)
-        assert "\n" not in str(caught.value)
-        with open_on(make_conninfo(supervisor.conninfo, password="right"), chain) as environment:
-            assert "right" not in repr(environment.scratch())
-    finally:
-        supervisor.close()
-
-
-# Containers
 
 
 @pytest.mark.container
