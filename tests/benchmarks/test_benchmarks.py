@@ -23,6 +23,7 @@ BRIEFLY = {
     "concurrency": ("histor", ["--counterexamples", "{kept}"]),
     "startup": ("cold over warm:", []),
     "schema": ("posting ", []),
+    "hostile_files": ("0 files did what they must not", []),
     "findings": ("signatures", ["--invariant", "allocation-sum"]),
 }
 
