@@ -24,6 +24,7 @@ from invariants.options import MUTANT_BUDGET
 from invariants.schema.catalog import read_catalog
 from invariants.servers.base import ServerInfo, connect
 from invariants.servers.environment import Environment
+from invariants.servers.logins import members_of_nothing
 
 # What is called equivalent is hunted too, for a shorter time: it may be noticed after all.
 _EQUIVALENT_SHARE = 0.2
@@ -165,7 +166,7 @@ def score(
 def _on_scratch(environment: Environment, ask: Callable[[psycopg.Connection], T]) -> T:
     scratch = environment.scratch()
     try:
-        with connect(scratch.conninfo) as connection:
+        with connect(scratch.conninfo) as connection, members_of_nothing(connection):
             return ask(connection)
     finally:
         scratch.drop()

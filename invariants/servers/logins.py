@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -18,7 +19,7 @@ from psycopg import sql
 
 from invariants.errors import UsageError
 from invariants.servers.connect import SUPERUSER_SETTINGS
-from invariants.servers.roles import VERSION_WITH_MEMBERSHIP_OPTIONS
+from invariants.servers.roles import LOGINS, VERSION_WITH_MEMBERSHIP_OPTIONS
 
 # What a login has for its sessions because only a superuser may set it: besides what all of ours
 # rely on no refusals in the server's log, and waits that are told and soon broken.
@@ -55,6 +56,26 @@ def drop_logins(connection: psycopg.Connection, prefix: str) -> None:
     ).fetchall()
     for (name,) in made:
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@contextmanager
+def members_of_nothing(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction, undone at its end, in which no login is a member of its role.
+
+    For questions about who may do what: the schema has not made the logins.
+    """
+    with connection.transaction(force_rollback=True):
+        found = connection.execute(
+            "SELECT role.rolname, member.rolname FROM pg_auth_members m"
+            " JOIN pg_roles role ON role.oid = m.roleid"
+            " JOIN pg_roles member ON member.oid = m.member"
+            f" WHERE member.rolname ~ {LOGINS}"
+        ).fetchall()
+        for role, login in found:
+            connection.execute(
+                sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(role), sql.Identifier(login))
+            )
+        yield
 
 
 def make_login(connection: psycopg.Connection, name: str, role: str, password: str) -> None:

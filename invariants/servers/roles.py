@@ -31,12 +31,12 @@ class RoleSnapshot(TypedDict):
 
 
 # The logins of a run are no part of a snapshot: they stay while it lasts (`servers.logins`).
-_LOGINS = "'^invariants_([0-9a-f]+_)?as_'"
+LOGINS = "'^invariants_([0-9a-f]+_)?as_'"
 # Predefined roles (pg_*) cannot be altered; memberships in them can.
 _ROLES = f"""
 SELECT oid::bigint, rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,
        rolreplication, rolbypassrls, rolconnlimit, rolpassword, rolvaliduntil::text
-FROM pg_authid WHERE rolname !~ '^pg_' AND rolname !~ {_LOGINS} ORDER BY rolname
+FROM pg_authid WHERE rolname !~ '^pg_' AND rolname !~ {LOGINS} ORDER BY rolname
 """
 _ATTRIBUTES = (
     "SUPERUSER",
@@ -53,7 +53,7 @@ FROM pg_auth_members m
 JOIN pg_authid role ON role.oid = m.roleid
 JOIN pg_authid member ON member.oid = m.member
 LEFT JOIN pg_authid grantor ON grantor.oid = m.grantor
-WHERE member.rolname !~ {_LOGINS}
+WHERE member.rolname !~ {LOGINS}
 ORDER BY 1, 2, 3
 """
 _SETTINGS = f"""
@@ -62,7 +62,7 @@ FROM pg_db_role_setting s
 LEFT JOIN pg_database d ON d.oid = s.setdatabase
 LEFT JOIN pg_authid r ON r.oid = s.setrole
 WHERE (s.setrole <> 0 OR s.setdatabase = 0) AND (s.setdatabase = 0 OR d.oid IS NOT NULL)
-  AND coalesce(r.rolname, '') !~ {_LOGINS}
+  AND coalesce(r.rolname, '') !~ {LOGINS}
 ORDER BY 1, 2
 """
 _COMMENTS = """

@@ -10,7 +10,13 @@ from psycopg import sql
 
 from invariants.errors import UsageError
 from invariants.servers.connect import as_login
-from invariants.servers.logins import SETTINGS, drop_logins, login_name, make_login
+from invariants.servers.logins import (
+    SETTINGS,
+    drop_logins,
+    login_name,
+    make_login,
+    members_of_nothing,
+)
 from tests.conftest import empty_server, query
 
 PREFIX = "invariants_0123abcd_"
@@ -150,6 +156,25 @@ def test_its_sessions_have_what_takes_a_superuser(login: Callable[..., str]) -> 
     with psycopg.connect(login("web")) as connection:
         for name, value in SETTINGS.items():
             assert connection.execute(f"SHOW {name}".encode()).fetchone() == (value,)
+
+
+def test_who_may_do_what_is_asked_as_if_there_were_no_logins(
+    server: psycopg.Connection, login: Callable[..., str]
+) -> None:
+    login("web")
+    server.execute("CREATE TABLE of_web ()")
+    server.execute("GRANT SELECT ON of_web TO web")
+    ask = (
+        "SELECT rolname FROM pg_roles WHERE has_table_privilege(rolname, 'of_web', 'SELECT')"
+        " AND NOT rolsuper AND rolname !~ '^pg_' ORDER BY 1"
+    )
+    try:
+        with members_of_nothing(server):
+            assert server.execute(ask.encode()).fetchall() == [("web",)]
+        found = server.execute(ask.encode()).fetchall()
+        assert found == [(login_name(PREFIX, "web"),), ("web",)]
+    finally:
+        server.execute("DROP TABLE of_web")
 
 
 def test_made_twice_it_is_one(server: psycopg.Connection, login: Callable[..., str]) -> None:
