@@ -26,7 +26,7 @@ class Relay:
 
     def advance(self) -> None:
         """Take what has arrived, and send what comes next if all has; does not wait."""
-        while self._wire is not None:
+        while self._wire is not None and self._wire.heard:
             while self._left:
                 reply = self._wire.take()
                 if reply is None:

@@ -99,6 +99,8 @@ class Wire:
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._poll = select.poll()
+        self._ear = select.poll()
+        self._ear.register(self._pg.socket, select.POLLIN)
         self._prepared: dict[tuple[str, str], bytes | None] = {}
         self._expected: list[int] = []
         self._arriving: Generator[None, None, Reply] | None = None
@@ -146,6 +148,11 @@ class Wire:
             self._prepare(transactions)
         except psycopg.OperationalError as error:
             raise server_lost(str(error)) from None
+
+    @property
+    def heard(self) -> bool:
+        """Whether the server has said something that was not read yet."""
+        return bool(self._ear.poll(0))
 
     def take(self) -> Reply | None:
         """The reply to what was sent first if all of it has arrived; does not wait for it."""
