@@ -30,7 +30,8 @@ from invariants.mutants import (
     views,
 )
 from invariants.mutants.base import OPERATORS, Mutant
-from invariants.mutants.facts import Facts, read_facts
+from invariants.mutants.facts import Facts
+from invariants.mutants.reading import read_facts
 
 __all__ = ["OPERATORS", "Mutant", "applied", "derive"]
 

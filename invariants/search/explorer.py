@@ -32,7 +32,8 @@ from invariants.counterexamples.files import (
 )
 from invariants.counterexamples.fitting import check
 from invariants.counterexamples.narration import narrate
-from invariants.coverage.met import Coverage, Recorder
+from invariants.coverage.met import Coverage
+from invariants.coverage.recorder import Recorder
 from invariants.errors import InfrastructureError, InvariantsError, UsageError
 from invariants.reading import Misfit
 from invariants.search.events import (

@@ -15,7 +15,9 @@ from invariants.checks import INVARIANTS, Case, Invariant
 from invariants.checks.idempotent_ingest import IdempotentIngest
 from invariants.contract.contract import Contract
 from invariants.contract.premises import GRANTED, UNTRIGGERED
-from invariants.coverage.met import Coverage, Guard, Met, Recorder
+from invariants.coverage.guards import Guard
+from invariants.coverage.met import Coverage, Met
+from invariants.coverage.recorder import Recorder
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE
 from invariants.front import cli
 from invariants.reports.json_report import report_to_json

@@ -10,7 +10,7 @@ import pytest
 
 from invariants.contract.contract import Contract
 from invariants.mutants import FAMILIES, OPERATORS, TEXTUAL, Mutant, applied, derive
-from invariants.mutants.facts import read_facts
+from invariants.mutants.reading import read_facts
 from invariants.mutants.tokens import terms, tokens
 from invariants.mutants.views import without_filter
 from invariants.schema.chain import Migrations
