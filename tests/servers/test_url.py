@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from invariants.contract.contract import Contract
 from invariants.errors import InfrastructureError, InvariantsError, UsageError
+from invariants.mutants.base import Mutant
+from invariants.mutants.hunt import Hunt, hunt
 from invariants.servers.environment import Environment, open_environment
 from tests.conftest import Chain, SpawnChild, query
 from tests.servers.guest import Guest, guest
@@ -538,3 +541,15 @@ def test_what_cannot_be_tried_first_is_refused(
     assert "cannot be found out first" in told
     assert "--disposable-server" in told
     open_on(theirs.conninfo, chain, disposable=True).close()
+
+
+def test_a_mutant_of_a_role_that_is_there_is_not_judged(
+    theirs: Guest, chain: Chain, contract: Contract
+) -> None:
+    mutant = Mutant("role-superuser", "boss", ("ALTER ROLE boss SUPERUSER",), server_wide=True)
+    plan = Hunt(("pii",), 0, 1.0)
+    with open_on(theirs.conninfo, chain) as environment:
+        outcome = hunt(environment, contract, mutant, plan)
+    assert outcome.status == "error"
+    assert "role boss was on the server before the run" in str(outcome.error)
+    assert "--disposable-server" in str(outcome.error)
