@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import re
@@ -289,7 +290,8 @@ def _alter(draw: st.DrawFn, inside: Any, at: Any, places: list[tuple[Any, Any]])
     value = inside[at]
     match draw(st.integers(0, 6)):
         case 0:
-            inside[at] = draw(st.sampled_from(_JUNK))
+            # A copy: what is put in may be altered next.
+            inside[at] = copy.deepcopy(draw(st.sampled_from(_JUNK)))
         case 1:
             del inside[at]
         case 2 if isinstance(value, list) and value:
