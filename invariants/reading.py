@@ -30,6 +30,7 @@ T = TypeVar("T")
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])")
 _OPENING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_HALVES = re.compile("[\ud800-\udfff]")
 _SHOWN_MAX = 60
 
 
@@ -133,6 +134,9 @@ def _check_depth(text: str) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
+    for name in made:
+        if _HALVES.search(name):
+            raise ValueError(f"the key {quoted(name)} holds what is no text")
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(n for n in names if names.count(n) > 1)

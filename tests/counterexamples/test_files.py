@@ -287,6 +287,7 @@ TEXTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep": (lambda: b"[" * 100_000, "not valid JSON: nested more than 200 deep"),
     "deep in a text": (lambda: json.dumps("[" * 1000).encode(), "not a counterexample: is not a"),
     "a key twice": (lambda: b'{"format": 1, "format": 1}', "not valid JSON: the key 'format' is"),
+    "half a key": (lambda: rb'{"\ud800": 1}', r"not valid JSON: the key '\ud800' holds what is"),
     "no number": (lambda: b'{"format": NaN}', "not valid JSON: NaN is no number of JSON"),
     "beyond all": (lambda: b'{"format": 1e999}', "not valid JSON: '1e999' is too large a number"),
     "long": (lambda: b'{"format": ' + b"9" * 5000 + b"}", "not valid JSON: Exceeds the limit"),
