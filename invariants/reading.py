@@ -113,11 +113,26 @@ def read_json(path: Path, unreadable: str) -> Any:
 def fit(document: object, kind: type[T]) -> T:
     """The document as typed data. Raises `Misfit` for the first thing that does not fit."""
     try:
+        _check_text(document, "")
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         raise _misfit(document, kind, str(error)) from None
     except RecursionError:
         raise Misfit("", "is nested too deep", "write less into one another") from None
+
+
+def _check_text(value: object, place: str) -> None:
+    """That there is no half of a character anywhere, which nothing could write or send."""
+    if isinstance(value, str):
+        if _HALVES.search(value):
+            raise Misfit(place, f"{quoted(value)} holds what is no text", "take it out")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            _check_text(name, place)
+            _check_text(inner, joined(place, key(name)))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_text(inner, f"{place}[{i}]")
 
 
 def _one_line(error: Exception) -> str:
@@ -134,9 +149,6 @@ def _check_depth(text: str) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
-    for name in made:
-        if _HALVES.search(name):
-            raise ValueError(f"the key {quoted(name)} holds what is no text")
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(n for n in names if names.count(n) > 1)

@@ -7,7 +7,6 @@ another question (`counterexamples.fitting`).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeAlias
@@ -291,10 +290,6 @@ def _statement(file: _AnyStatement, place: str) -> Statement:
 def _read(value: Any, place: str) -> Any:
     match value:
         case _Json(document):
-            try:
-                json.dumps(document, ensure_ascii=False).encode()
-            except ValueError:
-                raise Misfit(place, "a document holds what is no text", "mend it") from None
             return Json.of(document)
         case _Conflict():
             return Conflict(value.target, value.where, value.updates)

@@ -106,6 +106,11 @@ FAULTS: dict[str, tuple[Path_, Any, str]] = {
         "vacuum",
         "workload.operations[0].statements[0].kind: 'vacuum' is not known; use one of: insert,",
     ),
+    "half a kind": (
+        (*FIRST, "kind"),
+        "\ud800",
+        r"workload.operations[0].statements[0].kind: '\ud800' holds what is no text",
+    ),
     "no kind": ((*FIRST, "kind"), _REMOVED, "workload.operations[0].statements[0].kind: missing"),
     "a statement's key": (
         (*FIRST, "raw"),
@@ -130,7 +135,7 @@ FAULTS: dict[str, tuple[Path_, Any, str]] = {
     "half a character in a document": (
         (*FIRST, "rows", 1, 1, "json"),
         ["\ud800"],
-        "workload.operations[0].statements[0].rows[1][1]: a document holds what is no text",
+        r"workload.operations[0].statements[0].rows[1][1].json[0]: '\ud800' holds what is no text",
     ),
     "columns": (
         (*FIRST, "columns"),
@@ -287,7 +292,10 @@ TEXTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep": (lambda: b"[" * 100_000, "not valid JSON: nested more than 200 deep"),
     "deep in a text": (lambda: json.dumps("[" * 1000).encode(), "not a counterexample: is not a"),
     "a key twice": (lambda: b'{"format": 1, "format": 1}', "not valid JSON: the key 'format' is"),
-    "half a key": (lambda: rb'{"\ud800": 1}', r"not valid JSON: the key '\ud800' holds what is"),
+    "half a key": (
+        lambda: rb'{"\ud800": 1}',
+        r"not a counterexample: '\ud800' holds what is no text",
+    ),
     "no number": (lambda: b'{"format": NaN}', "not valid JSON: NaN is no number of JSON"),
     "beyond all": (lambda: b'{"format": 1e999}', "not valid JSON: '1e999' is too large a number"),
     "long": (lambda: b'{"format": ' + b"9" * 5000 + b"}", "not valid JSON: Exceeds the limit"),
