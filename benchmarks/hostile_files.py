@@ -71,6 +71,7 @@ _OUTSIDE = re.compile(
     r"SYSTEM|TABLESPACE|EXTENSION)|GRANT|REVOKE|COMMENT ON (DATABASE|ROLE)|information_schema)\b",
     re.IGNORECASE,
 )
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
 # What is granted to the logins that act, on what a scratch database has for them.
 _OURS = re.compile(r"\binvariants_[0-9a-f]{16}\b")
 # The logins that act are made when they are first needed, and are the run's.
@@ -164,7 +165,8 @@ def watched(environment: Environment) -> Iterator[Tally]:
         yield tally
     differing = before ^ _state(environment)
     tally.wrong += [f"the server is not what it was: {d}" for d in sorted(differing)]
-    outside = [s for s in sorted(tally.sent) if _OUTSIDE.search(s) and not _OURS.search(s)]
+    bare = {_LITERAL.sub("''", s): s for s in sorted(tally.sent)}
+    outside = [s for b, s in bare.items() if _OUTSIDE.search(b) and not _OURS.search(b)]
     tally.wrong += [f"sent: {s[:200]}" for s in outside]
 
 
