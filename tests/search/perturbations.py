@@ -65,7 +65,10 @@ class Perturbations:
         self.roles = (*contract.application_roles, *sorted(map(str, special)), OPERATOR)
 
     def of(self, shown: Workload) -> Iterator[Workload]:
-        """Every workload that is one change away."""
+        """Every workload that is one change away and that a file can hold."""
+        return filter(_sendable, self._near(shown))
+
+    def _near(self, shown: Workload) -> Iterator[Workload]:
         yield from _reordered(shown)
         for index, operation in enumerate(shown.all_operations):
             for changed in self._operation(shown, operation):
@@ -105,16 +108,12 @@ class Perturbations:
             yield replace(operation, statements=statements[::-1])
         for i, statement in enumerate(statements):
             for changed in self._statement(shown, statement):
-                if isinstance(changed, Copy) and len(statements) > 1:
-                    # It is sent alone or not at all.
-                    continue
                 yield replace(
                     operation, statements=(*statements[:i], changed, *statements[i + 1 :])
                 )
         for more in self._further(shown):
-            if not any(isinstance(s, Copy) for s in statements):
-                yield replace(operation, statements=(*statements, *more.statements))
-                yield replace(operation, statements=(*more.statements, *statements))
+            yield replace(operation, statements=(*statements, *more.statements))
+            yield replace(operation, statements=(*more.statements, *statements))
 
     def _further(self, shown: Workload) -> Iterator[Operation]:
         """What else could be done."""
@@ -188,9 +187,21 @@ def _reordered(shown: Workload) -> Iterator[Workload]:
             yield _with_operations(
                 shown, (*operations[: i - 1], operation, before, *operations[i + 1 :])
             )
-            if not any(isinstance(s, Copy) for s in (*before.statements, *operation.statements)):
-                joined = replace(operation, statements=before.statements + operation.statements)
-                yield _with_operations(shown, (*operations[: i - 1], joined, *operations[i + 1 :]))
+            joined = replace(operation, statements=before.statements + operation.statements)
+            yield _with_operations(shown, (*operations[: i - 1], joined, *operations[i + 1 :]))
+
+
+def _sendable(shown: Workload) -> bool:
+    """COPY is sent by itself, and neither it nor TRUNCATE in a session beside others."""
+    return all(
+        len(o.statements) == 1 or not any(isinstance(s, Copy) for s in o.statements)
+        for o in shown.operations
+    ) and not any(
+        isinstance(statement, Copy | Truncate)
+        for session in shown.sessions
+        for transaction in session
+        for statement in transaction.operation.statements
+    )
 
 
 def _with_operations(shown: Workload, operations: tuple[Operation, ...]) -> Workload:
