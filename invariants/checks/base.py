@@ -129,6 +129,8 @@ class Invariant(ABC):
     examines: ClassVar[str]
     # Weights of operation strategies by name; those not named keep their own weight.
     focus: ClassVar[Mapping[str, int]] = {}
+    # Whether it says something of the schema as migrated, with nothing done to it.
+    asks_schema: ClassVar[bool] = False
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
     # What is enumerated before anything is drawn (`generation.sweeps`).
@@ -165,6 +167,8 @@ class Invariant(ABC):
             return f"{self.name} is not judged on the altered schema {workload.premise!r}"
         if workload.sessions and not self.concurrent:
             return f"{self.name} is not judged of sessions that go on side by side"
+        if not workload.all_operations and not self.asks_schema:
+            return f"{self.name} is not judged of a workload without operations"
         return None
 
     def signature(self, kind: str, relation: str, guard: str) -> Signature:

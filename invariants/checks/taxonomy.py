@@ -34,6 +34,7 @@ class TaxonomyKept(Invariant):
     name = "taxonomy"
     promise = "Every code in use exists in the taxonomy, and application roles do not write it."
     examines = "a row that uses a code"
+    asks_schema = True
     sweeps = ("taxonomies",)
     concurrent = True
     duets = ("taxonomies",)

@@ -369,8 +369,6 @@ def _check_sessions(file: WorkloadFile) -> None:
 
 def _check_size(workload: Workload) -> None:
     operations = workload.all_operations
-    if not operations:
-        raise Misfit("operations", "there are none", "write one")
     if sum(len(o.statements) for o in operations) + len(workload.tenants) > STATEMENTS_MAX:
         raise Misfit("operations", f"more than {STATEMENTS_MAX:,} statements", "write fewer")
     if not workload.tenants:

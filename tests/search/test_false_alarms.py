@@ -366,6 +366,7 @@ def test_it_holds_at_head(head_judge: Judge, invariant: str, shown: Workload) ->
             concurrent(workload(), event(1), event(2)),
             "read-path is not judged of sessions that go on side by side",
         ),
+        ("pii", workload(), "pii is not judged of a workload without operations"),
     ],
 )
 def test_what_an_invariant_does_not_judge_is_no_input_for_it(
@@ -374,6 +375,20 @@ def test_what_an_invariant_does_not_judge_is_no_input_for_it(
     kept = Kept(Path("x.json"), invariant, "", shown)
     with pytest.raises(UsageError, match=f"^x.json: {reason}; "):
         list(replay([kept], head, contract))
+
+
+def test_what_is_said_of_the_schema_as_migrated_is_kept_and_replayed(
+    head: Environment, contract: Contract, tmp_path: Path
+) -> None:
+    """A code that ingestion maps to is missing: that takes no operation."""
+    search = replace(SWEEPS, examples=1, artifacts=tmp_path)
+    with altered(head, "DELETE FROM channel_taxonomy WHERE code = 'direct'") as broken:
+        assert list(found_on(broken, contract, [INVARIANTS["taxonomy"]], search))
+        (path,) = tmp_path.glob("taxonomy-*.json")
+        kept = load(path)
+        assert kept.workload.all_operations == ()
+        assert [r.fails for r in replay([kept], broken, contract)] == [True]
+    assert [r.fails for r in replay([kept], head, contract)] == [False]
 
 
 @pytest.fixture(scope="module")
