@@ -38,8 +38,8 @@ from invariants import options
 from invariants.errors import InfrastructureError, InvariantsError
 from invariants.execution.wire import Batch, Parameters, Wire
 from invariants.options import SchemaOptions
-from invariants.schema.chain import lineage, upgrade
-from invariants.search.run import migrations, schema
+from invariants.schema.chain import Migrations, lineage, upgrade
+from invariants.search.run import schema
 from invariants.servers.base import ServerInfo, database_message
 from invariants.servers.patches import apply_patch
 from strategies.payloads import pool
@@ -420,7 +420,11 @@ def sides(wanted: SchemaOptions, size: Size) -> Iterator[tuple[ServerInfo, Side,
     """Two loaded databases on one server: the documented schema, and the one wanted."""
     documented = replace(wanted, revision="documented", apply_sql=())
     with schema(documented, lambda _: None) as (environment, contract):
-        goal = migrations(wanted, contract)
+        goal = Migrations(
+            wanted.alembic_config,
+            contract.revisions.get(wanted.revision, wanted.revision),
+            wanted.migration_timeout,
+        )
         try:
             before, after = environment.scratch().conninfo, environment.scratch().conninfo
             load(before, size)

@@ -119,6 +119,36 @@ REVISION = Option(
     "REV",
     default="head",
 )
+SCHEMA_SOURCE = Option(
+    "schema",
+    "where the schema comes from: alembic.ini (the default where it is there), a .sql file, a "
+    "folder of .sql files in the order of their names, 'command:SHELL COMMAND' (any tool; it gets "
+    "DATABASE_URL and PG*), or the URL of a database whose schema is copied, read only",
+    "SOURCE",
+)
+BEFORE = Option(
+    "before",
+    "run this script first, as the superuser: roles, extensions, stubs of a platform (repeatable)",
+    "FILE",
+    Path,
+    default=(),
+    many=True,
+)
+WITH_DATA = Option(
+    "with-data",
+    "copy the rows of this table too, where --schema is a URL: tables of codes (repeatable)",
+    "TABLE",
+    default=(),
+    many=True,
+)
+NO_CACHE = Option(
+    "no-cache",
+    "make the schema anew: neither take it from the cache nor keep it there",
+    "",
+    parse=lambda text: text.lower() in ("1", "true", "yes", "on"),
+    default=False,
+    switch=True,
+)
 APPLY_SQL = Option(
     "apply-sql",
     "run this script on the migrated schema first, as the superuser: what if we shipped this "
@@ -192,15 +222,9 @@ EQUIVALENTS = Option(
     Path("mutants.toml"),
 )
 
-SCHEMA = (
-    SERVER,
-    DISPOSABLE_SERVER,
-    REVISION,
-    APPLY_SQL,
-    ALEMBIC_CONFIG,
-    MIGRATION_TIMEOUT,
-    CONTRACT,
-)
+SOURCE = (SCHEMA_SOURCE, BEFORE, WITH_DATA, ALEMBIC_CONFIG, MIGRATION_TIMEOUT, NO_CACHE)
+SCHEMA = (SERVER, DISPOSABLE_SERVER, REVISION, APPLY_SQL, *SOURCE, CONTRACT)
+INIT = (SERVER, DISPOSABLE_SERVER, REVISION, *SOURCE, CONTRACT)
 REPORT = Option(
     "report",
     "where gate.json, gate.xml (JUnit) and gate.md are written (default: report)",
@@ -240,8 +264,12 @@ class SchemaOptions:
     disposable_server: bool = False
     revision: str = "head"
     apply_sql: tuple[Path, ...] = ()
+    schema: str | None = None
+    before: tuple[Path, ...] = ()
+    with_data: tuple[str, ...] = ()
     alembic_config: Path = Path("alembic.ini")
     migration_timeout: float = 600.0
+    no_cache: bool = False
     contract: Path = Path("invariants.toml")
 
 
@@ -298,7 +326,12 @@ def schema_arguments(options: SchemaOptions) -> str:
     words = []
     for option in SCHEMA:
         value = getattr(options, option.key)
-        if option not in (SERVER, DISPOSABLE_SERVER) and value != option.default:
+        if option.switch or option is SERVER or value == option.default:
+            continue
+        if option is SCHEMA_SOURCE and "://" in value:
+            # It may hold a password.
+            words += ["--schema", "URL"]
+        else:
             for one in value if option.many else (value,):
                 words += [f"--{option.flag}", str(one)]
     return "".join(f" {shlex.quote(word)}" for word in words)

@@ -20,7 +20,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import invariants.servers.environment
 from invariants.contract.contract import Contract, load
 from invariants.schema.chain import Migrations
 from invariants.search.judge import Judge
@@ -328,7 +327,9 @@ def schema_at(documented: Environment, fast_folder: Path) -> Iterator[Callable[[
 def owned() -> Iterator[Environment]:
     """The schema at head, all of it migration_owner's, who is no superuser."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invariants.servers.environment, "upgrade", upgrade_as_plain_owner)
+        patch.setattr(
+            Migrations, "fill", lambda self, into, _say=None: upgrade_as_plain_owner(into, self)
+        )
         # Not cached: the cache knows migrations by their files, and these are the same.
         environment = open_environment(
             "embedded", Migrations(ROOT / "alembic.ini"), say=lambda _: None, cache=False

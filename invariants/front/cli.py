@@ -21,6 +21,7 @@ from invariants.errors import (
     UsageError,
 )
 from invariants.escaping import lines, shown
+from invariants.front import drafting
 from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, tell
 from invariants.options import RunOptions, SchemaOptions
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=what, description=description, epilog=examples, formatter_class=raw
         )
 
+    drafting.add_to(command("init", "draft a contract", drafting.DESCRIPTION, drafting.EXAMPLES))
     run = command("run", "search for violations", "Search for violations.", _RUN_EXAMPLES)
     _add_invariant(run, "only this invariant (repeatable)")
     options.add_to(run, options.RUN)

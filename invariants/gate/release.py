@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +27,16 @@ from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import COUNTEREXAMPLES, RunOptions
 from invariants.reading import read_toml
-from invariants.schema.chain import Migrations, fingerprint
 from invariants.search.events import InvariantFinished, Listener
-from invariants.search.run import Replayed, Report, new_seed, replay, schema, search_all
+from invariants.search.run import (
+    Replayed,
+    Report,
+    new_seed,
+    replay,
+    schema,
+    search_all,
+    source,
+)
 from invariants.servers.environment import Environment
 
 Status = Literal["passed", "failed", "error", "skipped"]
@@ -318,8 +326,9 @@ def threshold(pyproject: Path) -> float:
 
 def memory_key(options: GateOptions, environment: Environment, contract: Contract) -> str:
     """A hash of all that the remembered results depend on: schema, contract, server and program."""
-    migrated = Migrations(options.run.alembic_config, environment.revision)
-    digest = hashlib.sha256(fingerprint(migrated).encode())
+    # Where nobody knows what made the schema, nothing is remembered of it.
+    made = source(options.run, contract).at(environment.revision).read().fingerprint
+    digest = hashlib.sha256((made or secrets.token_hex(16)).encode())
     program = Path(invariants.__file__).parent
     files = [
         contract.path,

@@ -12,9 +12,8 @@ from invariants.contract.contract import load
 from invariants.counterexamples.files import Kept
 from invariants.errors import InfrastructureError, UsageError
 from invariants.options import RunOptions
-from invariants.schema.chain import Migrations, lineage, titles
 from invariants.search.events import InvariantFinished, Listener
-from invariants.search.run import migrations, replay, schema, search_all
+from invariants.search.run import replay, schema, search_all, source
 
 BEGIN, END = "<!-- invariants history -->", "<!-- end of invariants history -->"
 
@@ -60,7 +59,7 @@ def stages(
     # What a revision does not have yet, or no longer, cannot be tried there; somewhere it must be.
     unfit: dict[Kept, UsageError] = {}
     tried: set[Kept] = set()
-    named = titles(Migrations(options.alembic_config, wanted[-1]))
+    named = source(options, load(options.contract)).at(wanted[-1]).read().titles
     for number, revision in enumerate(wanted, 1):
         say(f"revision {revision} ({number} of {len(wanted)}): {named[revision]}")
         at = replace(options, revision=revision, artifacts=options.artifacts / revision)
@@ -145,16 +144,13 @@ def _divided(path: Path) -> tuple[str, str]:
 
 def _revisions(options: RunOptions, since: str | None) -> Sequence[str]:
     contract = load(options.contract)
-    last = lineage(migrations(options, contract))
+    chain = source(options, contract)
+    last = chain.read().lineage
     if since is None:
-        named = [
-            lineage(Migrations(options.alembic_config, r)).applied[-1]
-            for r in contract.revisions.values()
-        ]
+        named = [chain.at(r).read().lineage.applied[-1] for r in contract.revisions.values()]
         since = min(named, key=last.known.index, default=last.applied[0])
     try:
-        wanted = Migrations(options.alembic_config, contract.revisions.get(since, since))
-        first = lineage(wanted).applied[-1]
+        first = chain.at(contract.revisions.get(since, since)).read().lineage.applied[-1]
     except UsageError as error:
         raise UsageError(str(error).replace("--revision", "--since", 1)) from None
     if first not in last.applied:

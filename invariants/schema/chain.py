@@ -7,7 +7,7 @@ with it the user's code, runs in a process apart (`invariants.schema.runner`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,18 @@ class Migrations:
     config: Path
     revision: str = "head"
     timeout_seconds: float = TIMEOUT_SECONDS
+
+    def at(self, revision: str) -> Migrations:
+        """The same up to another revision."""
+        return replace(self, revision=revision)
+
+    def read(self) -> Chain:
+        """What `read` says of it."""
+        return read(self)
+
+    def fill(self, conninfo: str, say: Say | None = None) -> None:
+        """Migrate an empty database: see `upgrade`."""
+        upgrade(conninfo, self, say)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.options import RunOptions, SchemaOptions
 from invariants.reading import Misfit, quoted
-from invariants.schema.chain import Migrations
+from invariants.schema.sources import Source, source_of
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.explorer import Explorer, Search
 from invariants.search.judge import Judge, by_signature
 from invariants.servers.base import ServerInfo
+from invariants.servers.binaries import pg_dump
 from invariants.servers.environment import Environment, open_environment
 
 Say = Callable[[str], None]
@@ -69,29 +70,42 @@ def new_seed() -> int:
     return secrets.randbelow(10**9)
 
 
-def migrations(options: SchemaOptions, contract: Contract) -> Migrations:
-    """The migrations to run, names of the contract resolved."""
-    return Migrations(
+def source(options: SchemaOptions, contract: Contract | None = None) -> Source:
+    """Where the schema comes from, names of the contract resolved."""
+    named = contract.revisions if contract else {}
+    return source_of(
+        options.schema,
         options.alembic_config,
-        contract.revisions.get(options.revision, options.revision),
+        named.get(options.revision, options.revision),
         options.migration_timeout,
+        options.before,
+        options.with_data,
+        pg_dump,
     )
+
+
+@contextmanager
+def opened(options: SchemaOptions, contract: Contract | None, say: Say) -> Iterator[Environment]:
+    """The migrated schema; everything is stopped and dropped at the end."""
+    for patch in options.apply_sql:
+        if not patch.is_file():
+            raise UsageError(f"--apply-sql {patch}: no such file; name an SQL script")
+    with open_environment(
+        options.server,
+        source(options, contract),
+        patches=options.apply_sql,
+        say=say,
+        cache=not options.no_cache,
+        disposable=options.disposable_server,
+    ) as environment:
+        yield environment
 
 
 @contextmanager
 def schema(options: SchemaOptions, say: Say) -> Iterator[tuple[Environment, Contract]]:
     """The migrated schema and its contract; everything is stopped and dropped at the end."""
     contract = load(options.contract)
-    for patch in options.apply_sql:
-        if not patch.is_file():
-            raise UsageError(f"--apply-sql {patch}: no such file; name an SQL script")
-    with open_environment(
-        options.server,
-        migrations(options, contract),
-        patches=options.apply_sql,
-        say=say,
-        disposable=options.disposable_server,
-    ) as environment:
+    with opened(options, contract, say) as environment:
         yield environment, contract
 
 

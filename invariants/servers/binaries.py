@@ -93,6 +93,17 @@ def having(extension: str) -> tuple[Binaries, ...]:
     return tuple(b for _, b in sorted(found.items(), reverse=True) if extension in b.extensions)
 
 
+def pg_dump(major: int) -> Path:
+    """A pg_dump that can read a server of this major version. Raises `InfrastructureError`."""
+    able = [b for b in having("plpgsql") if b.major >= major and (b.bin / "pg_dump").exists()]
+    if not able:
+        raise InfrastructureError(
+            f"no pg_dump here reads PostgreSQL {major}; dump the schema yourself "
+            "(pg_dump --schema-only) and name the file with --schema"
+        )
+    return able[0].bin / "pg_dump"
+
+
 def _installations(package: Package, major: int) -> Iterator[Binaries]:
     """What a package holds, the major looked for first."""
     spec = find_spec(package.module)

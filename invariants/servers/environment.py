@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +22,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError, server_lost
-from invariants.schema.chain import Lineage, Migrations, read, upgrade
+from invariants.schema.chain import Lineage
+from invariants.schema.sources import Source
 from invariants.servers import provenance, roles
 from invariants.servers.base import (
     Content,
@@ -306,7 +307,7 @@ class Environment:
 
 def open_environment(
     spec: str,
-    migrations: Migrations,
+    source: Source,
     *,
     patches: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
@@ -317,23 +318,25 @@ def open_environment(
 
     `spec` is auto, container[:TAG], embedded[:MAJOR] or a URL. `patches` are SQL files run on the
     template as the superuser; they are never cached. None of them, and no migration, may take
-    longer than `migrations.timeout_seconds`. `say` gets one line per thing worth knowing,
+    longer than `source.timeout_seconds`. `say` gets one line per thing worth knowing,
     among them which server was taken and why; standard error by default. `cache=False` migrates
     from an empty cluster and keeps nothing. `disposable` says that nothing on the server of a URL
     is to be kept; else what would alter it is refused. Raises UsageError and InfrastructureError;
     either way nothing is left behind.
     """
     tell = say or _say
-    chain = read(migrations)
-    pinned = replace(migrations, revision=chain.lineage.applied[-1])
-    limit = migrations.timeout_seconds
+    chain = source.read()
+    pinned = source.at(chain.lineage.applied[-1])
+    limit = source.timeout_seconds
     content = Content(
         chain.fingerprint,
-        lambda conninfo: upgrade(conninfo, pinned, tell),
+        lambda conninfo: pinned.fill(conninfo, tell),
         tuple(map(Path, patches)),
         limit,
     )
-    server = open_server(spec, content, say=tell, cache=cache, disposable=disposable)
+    # What determines the result is not known of every source: then none is kept.
+    cached = cache and bool(chain.fingerprint)
+    server = open_server(spec, content, say=tell, cache=cached, disposable=disposable)
     try:
         tell(f"server: {server.info}")
         template = make_conninfo(server.conninfo, dbname=server.template)
