@@ -17,11 +17,13 @@ import msgspec
 
 from invariants.contract.contract import Contract
 from invariants.contract.sections import (
+    LAYERS,
     SUMMARIES,
     AppendOnly,
     Channel,
     Domain,
     Idempotency,
+    Layer,
     Ledger,
     Pii,
     ReadColumn,
@@ -85,6 +87,10 @@ class _Tenancy(_Section):
 class _AppendOnly(_Section):
     table: Name
     repaired_by: Annotated[Name | None, _said("the role that may change rows")] = None
+    layers: Annotated[
+        tuple[Layer, ...],
+        msgspec.Meta(min_length=1, description="what keeps the rows, each alone (default: both)"),
+    ] = LAYERS
 
 
 class _Sum(_Section):
@@ -250,7 +256,7 @@ def _contract(path: Path, file: ContractFile) -> Contract:
             role: {relation: frozenset(verbs) for relation, verbs in grants.items()}
             for role, grants in file.roles.items()
         },
-        append_only=tuple(AppendOnly(a.table, a.repaired_by) for a in file.append_only),
+        append_only=tuple(AppendOnly(a.table, a.repaired_by, a.layers) for a in file.append_only),
         sums=tuple(_sum(f"sums[{i}]", s) for i, s in enumerate(file.sums)),
         idempotency=tuple(Idempotency(i.table, i.keys) for i in file.idempotency),
         taxonomies=tuple(

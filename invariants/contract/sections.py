@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 Verb = Literal["select", "insert", "update", "delete", "truncate"]
 VERBS: tuple[str, ...] = get_args(Verb)
+Layer = Literal["privilege", "trigger"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 Channel = Literal["primary-key-collision"]
 CHANNELS: tuple[str, ...] = get_args(Channel)
 Summary = Literal["tenant", "sum", "any", "age", "latest"]
@@ -33,10 +35,14 @@ class Tenancy:
 
 @dataclass(frozen=True)
 class AppendOnly:
-    """A table whose committed rows stay as they are; only `repaired_by` may change one."""
+    """A table whose committed rows stay as they are; only `repaired_by` may change one.
+
+    Each of `layers` keeps them alone.
+    """
 
     table: str
     repaired_by: str | None = None
+    layers: tuple[Layer, ...] = ("privilege", "trigger")
 
 
 @dataclass(frozen=True)

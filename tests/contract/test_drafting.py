@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from invariants.contract.contract import Contract
-from invariants.contract.drafting.draft import draft, toml
+from invariants.contract.drafting.draft import UNREAD, Draft, draft, toml, unread
+from invariants.contract.drafting.tenancy import Tenancy
 from invariants.errors import UsageError
 from invariants.servers.environment import Environment
 from tests.databases import create_role_when_missing, database_maker
@@ -190,6 +191,20 @@ class TestRules:
         assert contract["taxonomies"] == [
             {"table": "moods", "code": "code", "active": "is_active", "used_by": ["tasks.mood"]}
         ]
+
+
+def test_what_this_version_cannot_read_is_commented_out_and_said() -> None:
+    made = Draft(
+        Tenancy("a", "a_id", {"x": '{"t": "{tenant}"}'}, ("b",), {"c": "b_id"}, ("d",)),
+        (),
+        (),
+        ((), ("b",)),
+        {"sequence": "why"},
+    )
+    assert unread(made) == ("session", "scoped_by", "shared", "written_by_triggers", "sequence")
+    whole, part = tomllib.loads(toml(made, "it")), tomllib.loads(toml(made, "it", UNREAD))
+    assert whole["tenancy"]["scoped_by"] == {"c": "b_id"}
+    assert part == {"format": 1, "tenancy": {"root": "a", "column": "a_id", "tables": ["b"]}}
 
 
 def test_of_this_schema_it_proposes_what_was_written_by_hand(
