@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from invariants.checks import guards, model
+from invariants.checks import guards
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -22,6 +22,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.values import fits
 from invariants.contract import premises
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Layer
@@ -143,7 +144,7 @@ class AppendOnly(Invariant):
                     if isinstance(v, int | str)
                     and columns[c].type in COMPARABLE
                     # Spelled otherwise it may be what is there already.
-                    and model.fits(columns[c], v)
+                    and fits(columns[c], v)
                     and row[c] != v
                 }
                 # With another key it is elsewhere, and no longer as it was.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from invariants.checks import model
+from invariants.checks.outcome import Prediction
 from invariants.checks.spelling import tenant_meant
 from invariants.contract.contract import Contract
 from invariants.execution.history import Change, History, Record, Step
@@ -87,11 +88,11 @@ class Case:
     catalog: Catalog
     history: History
     worlds: Mapping[str, History] = field(default_factory=dict)
-    _predictions: dict[int, model.Prediction | None] = field(
+    _predictions: dict[int, Prediction | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def predicted(self, step: Step) -> model.Prediction | None:
+    def predicted(self, step: Step) -> Prediction | None:
         """What the contract says must come of a step; None where it is silent."""
         if step.index not in self._predictions:
             self._predictions[step.index] = model.predict(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from invariants.checks import guards, messages, model
+from invariants.checks import guards, messages
 from invariants.checks.base import (
     COMPARABLE,
     Case,
@@ -17,6 +17,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.values import fits
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Idempotency
 from invariants.execution.history import Change, Record, Step
@@ -208,7 +209,7 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
     if key is None or tenant is None or tenant != step.operation.actor.tenant:
         return False
     if any(
-        table.columns[c].type not in COMPARABLE or not model.fits(table.columns[c], row[c])
+        table.columns[c].type not in COMPARABLE or not fits(table.columns[c], row[c])
         for c in key[0]
     ):
         # The server may read it as something that is spelled otherwise.
@@ -284,9 +285,7 @@ def _misnamed(case: Case, earlier: Step, step: Step) -> bool:
     for statement in _inserts(step):
         table = case.catalog.tables[statement.relation]
         for row in messages.rows(statement):
-            if any(
-                c in row and not model.fits(table.columns[c], row[c]) for c in table.primary_key
-            ):
+            if any(c in row and not fits(table.columns[c], row[c]) for c in table.primary_key):
                 return True
             key = tuple(row.get(c) for c in table.primary_key)
             taken = any(state.find(statement.relation, key) for state in step.since[:-1])

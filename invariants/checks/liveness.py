@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.checks import guards, model
+from invariants.checks import guards
 from invariants.checks.base import (
     Case,
     Condition,
@@ -14,6 +14,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.outcome import Disagreement, Prediction, disagreements
 from invariants.contract.contract import ANYBODY
 from invariants.execution.history import Step
 from invariants.workload import sql
@@ -86,7 +87,7 @@ class Liveness(Invariant):
                 yield self._accepted(step, prediction)
             else:
                 yield from self._unread(case, step, prediction)
-                for amiss in model.disagreements(prediction, case.catalog, case.contract, step):
+                for amiss in disagreements(prediction, case.catalog, case.contract, step):
                     yield self._otherwise(case, step, amiss)
 
     def examined(self, case: Case) -> int:
@@ -110,7 +111,7 @@ class Liveness(Invariant):
             proof=(Condition("refused", step.index, RUNS_AS_ANOTHER),),
         )
 
-    def _accepted(self, step: Step, prediction: model.Prediction) -> Violation:
+    def _accepted(self, step: Step, prediction: Prediction) -> Violation:
         statement = step.operation.statements[prediction.position]
         actor = _who(step.operation.actor.role)
         return Violation(
@@ -124,7 +125,7 @@ class Liveness(Invariant):
             proof=(Condition("accepted", step.index),),
         )
 
-    def _let_through(self, case: Case, step: Step, prediction: model.Prediction) -> bool:
+    def _let_through(self, case: Case, step: Step, prediction: Prediction) -> bool:
         """Whether it was something else than the missing privilege that refused.
 
         Only what is raised while a statement is executed tells: privileges are checked before that,
@@ -141,7 +142,7 @@ class Liveness(Invariant):
             return isinstance(statement, Truncate) and statement.relation in case.catalog.referrers
         return error.sqlstate == "P0001" or error.sqlstate.startswith("23")
 
-    def _granted(self, step: Step, prediction: model.Prediction) -> Violation:
+    def _granted(self, step: Step, prediction: Prediction) -> Violation:
         """Another guard refused: the role has a privilege that it was never promised."""
         statement = step.operation.statements[prediction.position]
         role, error = step.operation.actor.role, step.error
@@ -167,7 +168,7 @@ class Liveness(Invariant):
             ),
         )
 
-    def _otherwise(self, case: Case, step: Step, amiss: model.Disagreement) -> Violation:
+    def _otherwise(self, case: Case, step: Step, amiss: Disagreement) -> Violation:
         columns = case.catalog.tables[amiss.table].primary_key
         values = dict(zip(columns, amiss.key, strict=True))
         wanted = row_matches(amiss.table, {**values, **(amiss.wanted or {})})
@@ -201,7 +202,7 @@ class Liveness(Invariant):
             proof=(Condition("refused", step.index),),
         )
 
-    def _unread(self, case: Case, step: Step, prediction: model.Prediction) -> Iterator[Violation]:
+    def _unread(self, case: Case, step: Step, prediction: Prediction) -> Iterator[Violation]:
         for position, (table, keys) in prediction.selected.items():
             statement, answer = step.operation.statements[position], step.answers[position]
             assert isinstance(statement, Select)

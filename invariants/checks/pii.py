@@ -15,6 +15,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.values import pii_keys
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Pii
 from invariants.execution.history import Change, Step
@@ -78,7 +79,7 @@ class PiiKeptOut(Invariant):
         assert after is not None
         if change.before is not None and change.before[column] == after[column]:
             return
-        keys = model.pii_keys(pii, after[column])
+        keys = pii_keys(pii, after[column])
         if not keys:
             return
         paths = " OR ".join(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from invariants.checks import INVARIANTS, model
+from invariants.checks import INVARIANTS, model, values
 from invariants.checks.liveness import _WHY
 from invariants.schema.catalog import Column
 from invariants.search.judge import Judge
@@ -865,4 +865,4 @@ def test_a_value_that_is_certainly_another(
     kind: str, scale: int, stored: object, sent: object, differ: bool
 ) -> None:
     column = Column("x", kind, not_null=False, has_default=False, scale=scale)
-    assert model._differ(column, stored, sent) is differ
+    assert values.differ(column, stored, sent) is differ

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from invariants.checks.model import pii_keys
+from invariants.checks.values import pii_keys
 from invariants.contract.contract import Contract
 from invariants.search.judge import Judge
 from invariants.servers.environment import Environment

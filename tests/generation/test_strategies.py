@@ -14,7 +14,7 @@ import pytest
 
 from invariants import generation
 from invariants.checks import INVARIANTS
-from invariants.checks.model import pii_keys
+from invariants.checks.values import pii_keys
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Pii
 from invariants.generation.personal import LOOKALIKES

@@ -1,0 +1,253 @@
+"""What the contract's rules say of rows as an operation changes them, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invariants.checks.outcome import Key
+from invariants.checks.spelling import tenant_meant
+from invariants.checks.values import fits, pii_keys
+from invariants.contract.contract import ANYBODY, Contract
+from invariants.contract.sections import Sum
+from invariants.execution.history import State
+from invariants.schema.catalog import Catalog, Column, Relation
+from invariants.workload.operations import Json, Operation, Value
+
+Values = dict[str, Any]
+
+
+class Open(Exception):
+    """The contract does not say."""
+
+
+class Refused(Exception):
+    """The contract does not permit it, by the rule named."""
+
+
+def need(condition: object) -> None:
+    """Without it the contract does not say what happens."""
+    if not condition:
+        raise Open
+
+
+def require(condition: object, rule: str) -> None:
+    """Without it the operation is to be refused."""
+    if not condition:
+        raise Refused(rule)
+
+
+class Rows:
+    """The rows as they change, with the rules that bind them."""
+
+    def __init__(
+        self, contract: Contract, catalog: Catalog, before: State, operation: Operation
+    ) -> None:
+        self.contract, self.catalog = contract, catalog
+        self.before, self.operation = before, operation
+        self.role, self.tenant = operation.actor.role, operation.actor.tenant
+        # Whether the schema knows a tenant that is spelled otherwise is for the schema to say.
+        self.known_as_it_is = tenant_meant(self.tenant, contract, catalog) == self.tenant
+        self.tables: dict[str, dict[Key, Values]] = {}
+        self.touched: set[tuple[str, Key]] = set()
+        self.selected: dict[int, tuple[str, frozenset[Key]]] = {}
+        self.position = -1
+        self.open_end = False
+
+    def _is_anybody(self) -> bool:
+        """Whether the role owns nothing, as far as the contract knows."""
+        return self.role in (*self.contract.application_roles, ANYBODY)
+
+    def _rows(self, table: str) -> dict[Key, Values]:
+        if table not in self.tables:
+            self.tables[table] = {r.key: dict(r.values) for r in self.before.rows(table)}
+        return self.tables[table]
+
+    def _scoped(self, relation: Relation) -> bool:
+        return relation.name in self.contract.tenancy.tables
+
+    def _keyed(self, table: str, row: Mapping[str, Any]) -> None:
+        """The contract wants a key by which a second delivery is recognised."""
+        ledger = self.contract.ledger_of(table)
+        if ledger is not None and ledger.is_correction(row):
+            return
+        columns = self.catalog.tables[table].columns
+        for rule in self.contract.idempotency:
+            if rule.table == table:
+                defaults = {c for key in rule.keys for c in key if columns[c].has_default}
+                need(defaults <= row.keys())
+                require(self.contract.key_of(table, row), "key")
+
+    def _unreferenced(self, relation: Relation, key: Key) -> None:
+        require(next(self._referrers(relation, key), None) is None, "reference")
+
+    def _referrers(self, relation: Relation, key: Key) -> Iterator[tuple[str, str, Key]]:
+        """Rows that name this one by its key, with the table and the column they do it in."""
+        for table in self.catalog.tables:
+            for column, target in self._references(self.catalog.tables[table]):
+                if target == relation.name:
+                    for other, row in list(self._rows(table).items()):
+                        if (row.get(column),) == key:
+                            yield table, column, other
+
+    def _references(self, relation: Relation) -> Iterator[tuple[str, str]]:
+        """Columns that name a row of another table by its key: those of the contract, then others.
+
+        A foreign key that also has the tenant in it names a row by what is left of it.
+        """
+        tenancy = self.contract.tenancy
+        told = dict(self.contract.references(relation.name))
+        yield from told.items()
+        for foreign in relation.foreign_keys:
+            columns = set(foreign.columns) - {tenancy.column}
+            if columns & told.keys() or foreign.target == tenancy.root:
+                continue
+            named = tuple(
+                (c, t)
+                for c, t in zip(foreign.columns, foreign.target_columns, strict=True)
+                if c != tenancy.column
+            )
+            target_key = self.catalog.tables[foreign.target].primary_key
+            if len(named) == 1 and (named[0][1],) == target_key:
+                yield named[0][0], foreign.target
+
+    def _referring(
+        self, relation: Relation, row: Mapping[str, Any], given: tuple[str, ...]
+    ) -> None:
+        """What the given columns refer to exists, in the same tenant; a code may have retired."""
+        tenancy = self.contract.tenancy
+        if self._scoped(relation):
+            require(self.before.find(tenancy.root, (row.get(tenancy.column),)), "reference")
+        for column, table in self._references(relation):
+            if column not in given or row.get(column) is None:
+                continue
+            target = self._rows(table).get((row[column],))
+            require(target is not None, "reference")
+            assert target is not None
+            if table in tenancy.tables:
+                require(target[tenancy.column] == row.get(tenancy.column), "reference")
+            for taxonomy in self.contract.taxonomies:
+                if taxonomy.table == table and taxonomy.active:
+                    need(target.get(taxonomy.active, True))
+        self._ledger(relation, row, given)
+
+    def _ledger(self, relation: Relation, row: Mapping[str, Any], given: tuple[str, ...]) -> None:
+        """A posting carries the amount it posts, a correction names a posting of it."""
+        rule = self.contract.ledger_of(relation.name)
+        if rule is None or not {rule.amount, rule.posts, rule.corrects} & set(given):
+            return
+        amount = row.get(rule.amount)
+        need(amount is not None)
+        if not rule.is_correction(row):
+            source = self._rows(rule.source_table).get((row[rule.posts],))
+            require(source is not None, "reference")
+            assert source is not None
+            require(source.get(rule.source_amount) == amount, "amount")
+            return
+        assert rule.corrects is not None
+        posting = self._rows(rule.table).get((row[rule.corrects],))
+        require(posting is not None, "reference")
+        assert posting is not None
+        require(not rule.is_correction(posting), "correction of a correction")
+        require(posting[rule.posts] == row[rule.posts], "reference")
+
+    def _posted(self, relation: Relation, key: Key, row: Values, changed: Values) -> None:
+        """What postings and corrections say of a row stays true when it changes."""
+        for rule in self.contract.ledgers:
+            ledger = self._rows(rule.table)
+            if relation.name == rule.source_table and (
+                row.get(rule.source_amount) != changed.get(rule.source_amount)
+            ):
+                posted = any(
+                    (r.get(rule.posts),) == key and not rule.is_correction(r)
+                    for r in ledger.values()
+                )
+                require(not posted, "amount")
+            if relation.name == rule.table and rule.corrects:
+                corrected = any((r.get(rule.corrects),) == key for r in ledger.values())
+                same = row.get(rule.posts) == changed.get(rule.posts)
+                require(not corrected or (same and not rule.is_correction(changed)), "reference")
+
+    def _typed(self, column: Column, value: Value) -> None:
+        """The type takes the value, whatever else is said of it."""
+        need(not column.generated and not column.is_array)
+        if value is not None:
+            taken = fits(column, value)
+            need(taken is not None)
+            require(taken, "type")
+
+    def _allowed(self, relation: Relation, column: Column, value: Value) -> None:
+        """The contract lets the column take a value of its type."""
+        if value is None:
+            require(not column.not_null, "not null")
+            return
+        governed = self.contract.governs(relation.name, column.name)
+        need(governed or not any(column.name in c.columns for c in relation.checks))
+        domain = self.contract.domains.get((relation.name, column.name))
+        if domain is not None:
+            if domain.one_of is not None:
+                require(value in domain.one_of, "domain")
+            elif domain.not_blank and isinstance(value, str):
+                require(value.strip(" "), "domain")
+            elif isinstance(value, int | str):
+                require(domain.min is None or float(value) >= domain.min, "domain")
+                require(domain.max is None or float(value) <= domain.max, "domain")
+        pii = self.contract.pii_of(relation.name, column.name)
+        if pii is not None:
+            assert isinstance(value, Json)
+            require(not pii_keys(pii, value.document), "pii")
+
+    def _sums(self) -> None:
+        """The transaction ends with every group of what it touched adding up."""
+        tenant = self.contract.tenancy.column
+        for rule in self.contract.sums:
+            if not self._touches(rule.table, rule.total_table):
+                continue
+            totals = self._rows(rule.total_table)
+            sums: dict[Key, int] = {}
+            for row in self._rows(rule.table).values():
+                if row[tenant] == self.tenant:
+                    group = tuple(row.get(c) for c in rule.group_by)
+                    need(row.get(rule.amount) is not None and None not in group)
+                    sums[group] = sums.get(group, 0) + row[rule.amount]
+            for group, actual in sums.items():
+                total = totals.get((group[rule.group_by.index(rule.total_key)],))
+                need(total is not None and total.get(rule.total_column) is not None)
+                assert total is not None
+                difference = abs(actual - total[rule.total_column])
+                require(difference <= rule.tolerance or self._as_it_was(rule, group), "sum")
+
+    def _touches(self, *tables: str) -> bool:
+        return any(t in tables for t, _ in self.touched)
+
+    def _as_it_was(self, rule: Sum, group: Key) -> bool:
+        """Whether no row of a group was touched, so that its imbalance is older than this."""
+        total = (rule.total_table, (group[rule.group_by.index(rule.total_key)],))
+        for name, key in self.touched:
+            if name == rule.table:
+                for row in (self.before.find(name, key), self._rows(name).get(key)):
+                    if row is not None and tuple(row.get(c) for c in rule.group_by) == group:
+                        return False
+        return total not in self.touched
+
+    def _nets(self) -> None:
+        """The transaction ends with no posting below zero, its corrections included."""
+        for rule in self.contract.ledgers:
+            if not rule.corrects or not self._touches(rule.table):
+                continue
+            rows = self._rows(rule.table)
+            nets = {k: r[rule.amount] for k, r in rows.items() if not rule.is_correction(r)}
+            changed = set()
+            for key, row in rows.items():
+                if rule.is_correction(row):
+                    posting = (row[rule.corrects],)
+                    nets[posting] = nets.get(posting, 0) + row[rule.amount]
+                    if (rule.table, key) in self.touched:
+                        changed.add(posting)
+                elif (rule.table, key) in self.touched:
+                    changed.add(key)
+            for name, key in self.touched:
+                old = self.before.find(name, key) if name == rule.table else None
+                if old is not None and rule.is_correction(old.values):
+                    changed.add((old[rule.corrects],))
+            require(all(nets[p] >= 0 for p in changed if p in nets), "net below zero")
