@@ -176,7 +176,8 @@ def test_an_interrupted_run_leaves_a_guests_server_as_it_was(
     before = query(server_url, "SELECT datname FROM pg_database ORDER BY 1")
     patch = tmp_path / "bypass.sql"
     patch.write_text("ALTER ROLE app_rw BYPASSRLS")
-    process = start(*HOLDING, "--server", server_url, "--profile", "nightly", "--apply-sql", patch)
+    patched = ("--apply-sql", patch, "--disposable-server")
+    process = start(*HOLDING, "--server", server_url, "--profile", "nightly", *patched)
     until_searching(process, [])
     wait_for(lambda: busy(server_url), process)
     assert bypassing(server_url)
@@ -200,7 +201,7 @@ def test_the_next_run_sees_nothing_of_a_patch(server_url: str, tmp_path: Path) -
         "--max-examples", "40", "--server", server_url, "-q",
     )  # fmt: skip
     patched, plain = tmp_path / "patched.json", tmp_path / "plain.json"
-    done = invariants(*common, "--apply-sql", patch, "--json", patched)
+    done = invariants(*common, "--apply-sql", patch, "--disposable-server", "--json", patched)
     assert done.returncode == EXIT_VIOLATED, done.stderr
     bypassed = {s for s in findings(patched) if s.endswith("/tenant_isolation_policy")}
     assert bypassed

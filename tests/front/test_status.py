@@ -112,7 +112,7 @@ def test_an_unforeseen_error_is_no_violation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "load", UNFORESEEN[what])
+    monkeypatch.setattr("invariants.counterexamples.files.load", UNFORESEEN[what])
     assert cli.main(["replay", "x.json"]) == EXIT_INFRASTRUCTURE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("invariants: unforeseen error, which says nothing about the schema: ")
