@@ -289,6 +289,8 @@ class _Run:
         if line.part < len(line.transaction.operation.statements) and not reply.error:
             line.answers.append(reply.answers[-1])
         if reply.error:
+            # The rows that a refused COMMIT asked for come first: ROLLBACK may have to be prepared.
+            line.wire.receive()
             line.wire.transact([_ROLLBACK])
             self._end(line, turn)
         elif line.part + 1 == line.transaction.turns:
