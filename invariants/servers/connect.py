@@ -12,10 +12,12 @@ left out there. Where ALTER DATABASE or ALTER ROLE gives a search path that is p
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 # Everybody may set these.
@@ -74,6 +76,28 @@ def relying(conninfo: str) -> str:
         if version >= since:
             known = _with(known, settings)
     return _with(known, SUPERUSER_SETTINGS) if superuser else known
+
+
+# libpq's parameters that variables of the environment set, and what they are on a server of ours.
+_SETTLED: Mapping[str, str] = {
+    "hostaddr": "",
+    "sslmode": "disable",
+    "gssencmode": "disable",
+    "channel_binding": "prefer",
+    "require_auth": "",
+    "target_session_attrs": "any",
+    "client_encoding": "UTF8",
+}
+
+
+def settled(conninfo: str) -> str:
+    """The conninfo of a server of our own, so that no variable such as PGHOSTADDR has a say.
+
+    PGSERVICE alone cannot be overruled by a conninfo: it is taken out of the environment.
+    """
+    os.environ.pop("PGSERVICE", None)
+    known = {o.keyword.decode() for o in pq.Conninfo.get_defaults()}
+    return make_conninfo(conninfo, **{k: v for k, v in _SETTLED.items() if k in known})
 
 
 def with_own_search_path(conninfo: str) -> str:

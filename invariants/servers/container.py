@@ -30,7 +30,7 @@ from invariants.servers.base import (
     database_message,
     version_number,
 )
-from invariants.servers.connect import relying
+from invariants.servers.connect import relying, settled
 from invariants.servers.marks import DATABASE_PREFIX
 
 DEFAULT_TAG = "18"
@@ -123,6 +123,7 @@ def open_container(tag: str, content: Content, *, reason: str, say: Say) -> Cont
                 password=container.password,
                 dbname=container.dbname,
             )
+        conninfo = settled(conninfo)
         _wait_until_ready(container, conninfo)
         conninfo = relying(conninfo)
         with connect(conninfo) as connection:

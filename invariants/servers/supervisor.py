@@ -24,6 +24,7 @@ from psycopg.conninfo import make_conninfo
 from invariants.errors import InfrastructureError
 from invariants.servers.account import Account
 from invariants.servers.binaries import Binaries
+from invariants.servers.connect import settled
 
 FOLDER_PREFIX = "invariants-"
 # A socket's path holds 103 bytes on some systems; ".s.PGSQL.5432" and a slash take 15 of them.
@@ -130,7 +131,9 @@ class Supervisor:
     @property
     def conninfo(self) -> str:
         """The superuser's conninfo, database `postgres`."""
-        return make_conninfo(host=str(self.folder), port=PORT, user=SUPERUSER, dbname="postgres")
+        return settled(
+            make_conninfo(host=str(self.folder), port=PORT, user=SUPERUSER, dbname="postgres")
+        )
 
     def initialize(self) -> None:
         """Run initdb. Raises InfrastructureError with the reason it gave."""

@@ -1,0 +1,43 @@
+"""libpq's variables around a server of our own: as if they were not there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from invariants.servers import open_server
+from invariants.servers.base import Content
+
+WRONG = {
+    "PGSERVICE": "nothing",
+    "PGHOST": "127.0.0.1",
+    "PGHOSTADDR": "127.0.0.1",
+    "PGPORT": "1",
+    "PGUSER": "nobody",
+    "PGDATABASE": "nothing",
+    "PGPASSWORD": "wrong",
+    "PGSSLMODE": "verify-full",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGCHANNELBINDING": "require",
+    "PGGSSENCMODE": "require",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGCLIENTENCODING": "SQL_ASCII",
+    "PGOPTIONS": "-c search_path=nowhere",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_variable_has_no_say(name: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    del cache
+    monkeypatch.setenv(name, WRONG[name])
+    made = Content("variables", lambda conninfo: psycopg.connect(conninfo).close())
+    with (
+        closing(open_server("embedded", made, say=lambda _: None)) as server,
+        psycopg.connect(server.conninfo) as connection,
+    ):
+        shown = connection.execute("SHOW client_encoding").fetchone()
+        path = connection.execute("SHOW search_path").fetchone()
+    assert (shown, path) == (("UTF8",), ('"$user", public',))
