@@ -84,7 +84,7 @@ _SETTLED: Mapping[str, str] = {
     "sslmode": "disable",
     "gssencmode": "disable",
     "channel_binding": "prefer",
-    "require_auth": "",
+    "require_auth": "none,scram-sha-256,md5",
     "target_session_attrs": "any",
     "client_encoding": "UTF8",
 }
