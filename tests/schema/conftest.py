@@ -29,9 +29,9 @@ class Databases:
         return f"{scheme}:///{options.pop('dbname')}?{urlencode(options)}"
 
     def parameters(self) -> dict[str, str]:
-        """The same, as libpq takes them."""
+        """The same, as libpq takes them: what every driver knows."""
         given = conninfo_to_dict(self.developers)
-        return {k: str(v) for k, v in given.items() if k != "options"}
+        return {k: str(given[k]) for k in ("host", "port", "user", "dbname") if k in given}
 
     def dump(self) -> str:
         """All that is in the developer's database, of the template nothing."""

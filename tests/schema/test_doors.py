@@ -7,6 +7,7 @@ from pathlib import Path
 
 import alembic
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError
 from tests.conftest import query
@@ -121,7 +122,7 @@ def test_an_engine_of_its_own(
     monkeypatch.setenv("DATABASE_URL", project.databases.url("postgresql+psycopg"))
     made = ENGINES[engine].format(
         url=project.databases.url("postgresql+psycopg"),
-        dsn=project.databases.developers,
+        dsn=make_conninfo(**parameters),
         parameters=project.databases.parameters(),
     )
     imports = "import os, psycopg, psycopg2, sqlalchemy as sa\nfrom sqlalchemy import create_engine"
@@ -208,7 +209,7 @@ def test_a_migration_that_connects_by_itself(
     monkeypatch.setenv("PGHOST", parameters["host"])
     monkeypatch.setenv("DATABASE_URL", project.databases.url())
     code = DRIVERS[driver].format(
-        dsn=project.databases.developers,
+        dsn=make_conninfo(**parameters),
         url=project.databases.url(),
         parameters=parameters,
         of_asyncpg={"host": parameters["host"], "user": "postgres", "database": "developers_own"},

@@ -33,6 +33,15 @@ KEPT = frozenset(
         "tcp_user_timeout",
     )
 )
+# Since which version libpq knows what our own, which may be newer than a driver's, is told.
+_SINCE = {
+    "require_auth": 160000,
+    "sslcertmode": 160000,
+    "load_balance_hosts": 160000,
+    "sslnegotiation": 170000,
+    "min_protocol_version": 180000,
+    "max_protocol_version": 180000,
+}
 # The same for asyncpg, by the names of its arguments.
 _WHERE_OF_ASYNCPG = frozenset(
     (
@@ -119,15 +128,21 @@ class Doors:
 
     def _psycopg2(self, module: Any) -> None:
         original = module._connect
+        version = module.extensions.libpq_version()
+
+        def led(dsn: str) -> str:
+            from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+            known = conninfo_to_dict(self._dsn(dsn, {}))
+            fitting = {k: str(v) for k, v in known.items() if _SINCE.get(k, version) <= version}
+            return make_conninfo(**fitting)
 
         def connect(dsn: str, *rest: Any, **arguments: Any) -> Any:
-            return original(self._dsn(dsn, {}), *rest, **arguments)
-
-        doors = self
+            return original(led(dsn), *rest, **arguments)
 
         class connection(module.extensions.connection):  # type: ignore[misc]
             def __init__(self, dsn: str, *rest: Any, **arguments: Any) -> None:
-                super().__init__(doors._dsn(dsn, {}), *rest, **arguments)
+                super().__init__(led(dsn), *rest, **arguments)
 
         for place in (module, module._psycopg):
             place._connect = connect
