@@ -122,7 +122,7 @@ def test_an_engine_of_its_own(
     monkeypatch.setenv("DATABASE_URL", project.databases.url("postgresql+psycopg"))
     made = ENGINES[engine].format(
         url=project.databases.url("postgresql+psycopg"),
-        dsn=make_conninfo(**parameters),
+        dsn=make_conninfo(**project.databases.parameters()),
         parameters=project.databases.parameters(),
     )
     imports = "import os, psycopg, psycopg2, sqlalchemy as sa\nfrom sqlalchemy import create_engine"
