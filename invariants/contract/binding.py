@@ -35,13 +35,11 @@ def bind(contract: Contract, catalog: Catalog) -> None:
                 key, f"table {table!r} has no column {column!r}", f"use one of: {known}"
             )
     for name in contract.introduced:
-        table, _, column = name.rpartition(".")
-        owner = catalog.relations.get(table)
-        if name not in catalog.relations and (owner is None or column not in owner.columns):
+        if not _is_there(catalog, name):
             raise contract.fault(
                 f'introduced."{name}"',
                 "the database has no such relation or column",
-                _close(catalog, table or name),
+                _close(catalog, name.rpartition(".")[0] or name),
             )
     for table, column in contract.pii.columns if contract.pii else ():
         kind = catalog.tables[table].columns[column].type
@@ -84,6 +82,34 @@ def bind(contract: Contract, catalog: Catalog) -> None:
                 f"table {found.name!r} has a column {contract.tenancy.column!r} and is not listed",
                 "add it, so that its isolation is checked",
             )
+
+
+def missing(contract: Contract, catalog: Catalog) -> frozenset[str]:
+    """What the contract names, tables and `table.column`, and a database has not."""
+    relations = {table for _, table in _tables(contract)}
+    relations |= {relation for grants in contract.roles.values() for relation in grants}
+    relations |= {name for path in contract.read_paths for name in (path.view, path.filled_by)}
+    gone = {name for name in relations if name not in catalog.relations}
+    for table, column in named(contract):
+        if table not in catalog.relations:
+            gone.add(table)
+        elif column not in catalog.relations[table].columns:
+            gone.add(f"{table}.{column}")
+    gone |= {name for name in contract.introduced if not _is_there(catalog, name)}
+    return frozenset(gone)
+
+
+def _is_there(catalog: Catalog, name: str) -> bool:
+    """Whether a database has a relation, or a column named as `table.column`."""
+    table, _, column = name.rpartition(".")
+    owner = catalog.relations.get(table)
+    return name in catalog.relations or (owner is not None and column in owner.columns)
+
+
+def named(contract: Contract) -> Iterable[tuple[str, str]]:
+    """The columns that a contract speaks of, each with its table."""
+    for _, table, column in _columns(contract):
+        yield table, column
 
 
 def _tables(contract: Contract) -> Iterable[tuple[str, str]]:

@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from invariants.contract.binding import bind
+from invariants.contract import chain
+from invariants.contract.binding import bind, missing, named
+from invariants.contract.chain import Migrating
 from invariants.contract.promised import promised
 from invariants.contract.sections import (
     AppendOnly,
@@ -55,6 +57,7 @@ class Contract:
     read_paths: tuple[ReadPath, ...] = ()
     rows: Mapping[str, tuple[RowColumn, ...]] = field(default_factory=dict)
     introduced: Mapping[str, str] = field(default_factory=dict)
+    migrations: Migrating = field(default_factory=Migrating)
     strategies: tuple[str, ...] = ()
     """Python modules with the user's own rows and operations, looked up beside the file."""
     later: frozenset[str] = field(default=frozenset(), compare=False)
@@ -63,9 +66,17 @@ class Contract:
     def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:
         """What the contract says at a revision: without what later revisions introduce.
 
-        `lineage` are the revisions from base to that one, `known` those of the whole chain. Raises
-        `UsageError` when `introduced` names a revision that does not exist.
+        What they rename goes by its old name. `lineage` are the revisions from base to that one,
+        `known` those of the whole chain. Raises `UsageError` when `introduced` names a revision
+        that does not exist.
         """
+        newest_first = [r for r in known if r not in lineage][::-1]
+        then = self
+        for revision in newest_first:
+            then = chain.before(then, self.migrations.of(revision).renames)
+        return then._introduced_by(lineage, known)
+
+    def _introduced_by(self, lineage: Collection[str], known: Collection[str]) -> Contract:
         for name, revision in self.introduced.items():
             if revision not in known:
                 raise self.fault(
@@ -73,7 +84,15 @@ class Contract:
                     f"there is no revision {revision!r}",
                     "name one by its full id",
                 )
-        later = {n for n, revision in self.introduced.items() if revision not in lineage}
+        return self.without(n for n, r in self.introduced.items() if r not in lineage)
+
+    def there(self, catalog: Catalog) -> Contract:
+        """What the contract says where only what the catalog has is there."""
+        return self.without(missing(self, catalog))
+
+    def without(self, names: Iterable[str]) -> Contract:
+        """What the contract says where some tables and columns, `table.column`, are not there."""
+        later = frozenset(names)
         now = {n: revision for n, revision in self.introduced.items() if n not in later}
 
         def there(table: str, *columns: str) -> bool:
@@ -82,7 +101,7 @@ class Contract:
         return replace(
             self,
             introduced=now,
-            later=frozenset(later),
+            later=self.later | later,
             tenancy=replace(self.tenancy, tables=tuple(t for t in self.tenancy.tables if there(t))),
             roles={
                 role: {r: verbs for r, verbs in grants.items() if there(r)}
@@ -132,6 +151,11 @@ class Contract:
                 and there(r.table, *r.latest_by, *(c.source for c in r.columns))
             ),
         )
+
+    @property
+    def columns_named(self) -> frozenset[tuple[str, str]]:
+        """The columns that the contract speaks of, each with its table."""
+        return frozenset(named(self))
 
     def promised(self, catalog: Catalog) -> Catalog:
         """The catalog with what the contract says of rows in place of what the database does.

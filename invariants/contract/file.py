@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from invariants.contract.contract import Contract
+from invariants.contract.migrating import MigrationsFile, migrating_of
 from invariants.contract.sections import (
     LAYERS,
     SUMMARIES,
@@ -197,6 +198,7 @@ class ContractFile(_Section, kw_only=True, rename={"ledgers": "ledger", "read_pa
     clock: _Clock | None = None
     accepted: tuple[_Accepted, ...] = ()
     strategies: _Strategies | None = None
+    migrations: MigrationsFile | None = None
 
 
 def json_schema() -> dict[str, Any]:
@@ -281,6 +283,7 @@ def _contract(path: Path, file: ContractFile) -> Contract:
             for table, columns in file.rows.items()
         },
         introduced=file.introduced,
+        migrations=migrating_of(file.migrations),
         strategies=_modules(file.strategies.modules if file.strategies else ()),
     )
 
