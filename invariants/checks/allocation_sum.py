@@ -23,7 +23,7 @@ class AllocationSum(Invariant):
     name = "allocation-sum"
     promise = "Allocations add up to the event's revenue, within the tolerance, after every commit."
     examines = "a change to rows that must add up"
-    sweeps = ("sums",)
+    sweeps = ("sums", "magnitudes")
     concurrent = True
     duets = ("sums",)
     focus = {"refresh": 0, "probe": 0, "taxonomy": 0, "truncate": 0, "erase": 0, "repair": 2}

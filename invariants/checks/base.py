@@ -242,11 +242,17 @@ def changed_proof(case: Case, step: Step, change: Change) -> tuple[Condition, ..
 
 
 def reached(case: Case, step: Step, change: Change) -> str:
-    """The foreign keys by which an operation reached a table it does not name; else empty."""
+    """The view, or the foreign keys, by which an operation reached a table it does not name.
+
+    Empty where it names the table, or where neither is the way.
+    """
     named = [s.relation for s in step.operation.statements]
     if change.table in named:
         return ""
     for relation in named:
+        found = case.catalog.relations.get(relation)
+        if found is not None and found.kind == "view":
+            return relation
         if path := case.catalog.path(relation, change.table):
             return ",".join(k.name for k in path)
     return ""

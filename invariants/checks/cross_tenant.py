@@ -20,7 +20,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
-from invariants.execution.history import Record, State, Step
+from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
 from invariants.workload import sql
@@ -52,7 +52,7 @@ class CrossTenant(Invariant):
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
-    sweeps = ("writes", "leaks")
+    sweeps = ("writes", "leaks", "views")
     concurrent = True
     duets = ("erasures",)
     share = 8
@@ -159,7 +159,7 @@ class CrossTenant(Invariant):
                 summary=f"{actor.role} {_acting_for(actor.tenant)} {word} a row of another tenant "
                 f"in {change.table}",
                 promise="An actor never creates, changes or removes another tenant's row.",
-                proof=changed_proof(case, step, change),
+                proof=_made(case, step, change) or changed_proof(case, step, change),
                 evidence=(
                     Evidence("before", shown(change.before)),
                     Evidence("after", shown(change.after)),
@@ -352,12 +352,11 @@ def _collides(case: Case, step: Step, tenant: str) -> bool:
 
 def _keys_named(case: Case, operation: Operation) -> Iterator[tuple[str, tuple[object, ...]]]:
     for statement in operation.statements:
-        table = case.catalog.tables.get(statement.relation)
-        if table is None or not table.primary_key:
-            continue
-        for source in _rows_named(statement):
-            if all(c in source for c in table.primary_key):
-                yield statement.relation, tuple(source[c] for c in table.primary_key)
+        for name in case.catalog.behind(statement.relation):
+            key = case.catalog.tables[name].primary_key
+            for source in _rows_named(statement) if key else ():
+                if all(c in source for c in key):
+                    yield name, tuple(source[c] for c in key)
 
 
 def _foreign_key_named(case: Case, step: Step, statement: Statement) -> str:
@@ -429,6 +428,15 @@ def _told(observation: Observation) -> Mapping[str, object]:
     count, columns, rows = observation
     del columns
     return {"rows": count, "content": repr(rows)[:200]} if rows else {"rows": count}
+
+
+def _made(case: Case, step: Step, change: Change) -> tuple[Condition, ...]:
+    """That a row is there, and whose it is; empty for what is told in another way."""
+    column = case.contract.tenancy.column
+    if change.before is not None or change.record.get(column) is None:
+        return ()
+    values = key_of(case, change.record) | {column: change.record[column]}
+    return (Condition("state", step.index, row_matches(change.table, values)),)
 
 
 def _acting_for(tenant: str | None) -> str:

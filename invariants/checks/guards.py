@@ -55,6 +55,12 @@ def spanning(statement: Statement, tenant: str, catalog: Catalog) -> str:
     return ",".join(u.name for u in uniques)
 
 
+def folding(relation: str, catalog: Catalog) -> str:
+    """The unique indexes that look at something made of a row, not at what the row says."""
+    found = catalog.relations.get(relation)
+    return ",".join(u.name for u in (found.uniques if found else ()) if u.expressions)
+
+
 def firing(relation: str, event: str, catalog: Catalog, timing: str = "") -> str:
     """The enabled triggers of a table that fire for an event, or `no trigger`."""
     found = catalog.relations.get(relation)

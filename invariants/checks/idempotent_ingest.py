@@ -37,7 +37,7 @@ class IdempotentIngest(Invariant):
         "Sending an ingest again, at any later point, leaves one row, the first, and no error."
     )
     examines = "a message that was delivered again"
-    sweeps: ClassVar[tuple[str, ...]] = ("keys",)
+    sweeps: ClassVar[tuple[str, ...]] = ("keys", "alike")
     concurrent = True
     duets: ClassVar[tuple[str, ...]] = ("deliveries",)
     focus = {"refresh": 0, "probe": 0, "erase": 0, "truncate": 0}
@@ -138,7 +138,8 @@ class IdempotentIngest(Invariant):
         key = _key(case, rule, row)
         assert key is not None
         tenant = case.contract.tenancy.column
-        guard = guards.spanning(statement, tenant, case.catalog)
+        guard = guards.folding(rule.table, case.catalog)
+        guard = guard or guards.spanning(statement, tenant, case.catalog)
         guard = guard or guards.firing(rule.table, "insert", case.catalog, "BEFORE")
         wanted = {tenant: row[tenant], **dict(zip(*key, strict=True))}
         return Violation(

@@ -309,7 +309,7 @@ class _Model(Rows):
         for unique in () if relation.name in self.contract.rows else relation.uniques:
             values = [row.get(c) for c in unique.columns]
             if values and None not in values and values == [other.get(c) for c in unique.columns]:
-                need(unique.predicate is None)
+                need(unique.predicate is None and not unique.expressions)
                 return True
         return False
 

@@ -49,10 +49,10 @@ def erasing(world: World, tenant: str) -> tuple[Operation, ...]:
 
 
 def parts_of_total(
-    world: World, rule: Sum, tenant: str, amounts: Sequence[int]
+    world: World, rule: Sum, tenant: str, amounts: Sequence[int], total: int = TOTAL
 ) -> tuple[list[Operation], list[LawfulRow]]:
     """The row with the total, and rows of one group with these amounts."""
-    *before, first = lawful(world, rule.table, tenant, TOTAL)
+    *before, first = lawful(world, rule.table, tenant, total)
     keys = [k for i in world.contract.idempotency if i.table == rule.table for k in i.keys]
     telling = [c for k in keys for c in k if c not in rule.group_by]
     made = []

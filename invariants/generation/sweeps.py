@@ -19,13 +19,17 @@ from invariants.contract import premises
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import VERBS
 from invariants.generation import rules
+from invariants.generation.alike import alike
 from invariants.generation.derived import valid_choices
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
 from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.loading import strategies_of
+from invariants.generation.magnitudes import magnitudes
+from invariants.generation.parents import parents
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
+from invariants.generation.through_views import through_views
 from invariants.generation.world import UNKNOWN_TENANT, Draw, World
 from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
@@ -426,6 +430,9 @@ def _truncated(world: World, table: str, role: str) -> list[Operation]:
 
 
 _SWEEPS: Mapping[str, _Sweep] = {
+    "alike": alike,
+    "magnitudes": magnitudes,
+    "parents": parents,
     "privileges": _privileges,
     "columns": _columns,
     "documents": _documents,
@@ -440,5 +447,6 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "permitted": _permitted,
     "refreshes": _refreshes,
     "shadows": shadows,
+    "views": through_views,
     "writes": _writes,
 }

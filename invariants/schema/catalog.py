@@ -6,7 +6,7 @@ strategies derive rows from it, checks name the guard concerned with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -75,12 +75,16 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class UniqueIndex:
-    """A unique index, with its predicate when it is partial."""
+    """A unique index, with its predicate when it is partial.
+
+    `expressions` are what it is of besides columns, as PostgreSQL prints them.
+    """
 
     name: str
     columns: tuple[str, ...]
     predicate: str | None
     primary: bool
+    expressions: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,9 @@ class Relation:
     exclusions: tuple[Check, ...] = ()
     row_security: bool = False
     row_security_forced: bool = False
+    # Of a view: the relations it reads, and the verbs that it takes as if it were a table.
+    reads: tuple[str, ...] = ()
+    takes: frozenset[str] = frozenset()
 
     @property
     def id_column(self) -> str:
@@ -196,6 +203,29 @@ class Catalog:
             for key in relation.foreign_keys:
                 found.setdefault(key.target, []).append(key)
         return {target: tuple(keys) for target, keys in found.items()}
+
+    def behind(self, name: str) -> tuple[str, ...]:
+        """The tables whose rows a relation shows: itself, or what a view reads."""
+        found: list[str] = []
+        queue, seen = [name], set()
+        while queue:
+            relation = self.relations.get(queue.pop(0))
+            if relation is None or relation.name in seen:
+                continue
+            seen.add(relation.name)
+            if relation.kind == "view":
+                queue += relation.reads
+            elif relation.name in self.tables:
+                found.append(relation.name)
+        return tuple(found)
+
+    def identity(self, name: str) -> tuple[str, ...]:
+        """The columns that tell rows of a relation apart: for a view, those of what it reads."""
+        relation = self.relations.get(name)
+        keys = (self.tables[t].primary_key for t in self.behind(name))
+        return tuple(
+            dict.fromkeys(c for k in keys for c in k if relation and c in relation.columns)
+        )
 
     def path(self, source: str, target: str) -> tuple[ForeignKey, ...]:
         """Foreign keys by which a deletion in `source` reaches `target`; empty when none does."""
@@ -266,6 +296,7 @@ ORDER BY k.conrelid, k.conname
 _UNIQUES = """
 SELECT i.indrelid AS rel, c.relname AS name, i.indisprimary AS is_primary,
        pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       coalesce(pg_get_expr(i.indexprs, i.indrelid), '') AS expressions,
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(n, i)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n ORDER BY u.i)
          AS columns
@@ -350,6 +381,21 @@ SELECT CASE schemaname
 FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 
+# What a view reads, and what may be written through it: by itself, by a rule or by a trigger.
+_VIEWS = """
+SELECT c.oid AS rel,
+       ARRAY(SELECT DISTINCT d.refobjid::bigint FROM pg_rewrite r
+             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
+             WHERE r.ev_class = c.oid) AS reads,
+       pg_relation_is_updatable(c.oid::regclass, true) AS bits,
+       ARRAY(SELECT r.ev_type::text FROM pg_rewrite r
+             WHERE r.ev_class = c.oid AND r.ev_type <> '1') AS rules
+FROM pg_class c WHERE c.oid = ANY(%s) AND c.relkind = 'v' ORDER BY 1
+"""
+_TAKEN = {8: "insert", 4: "update", 16: "delete"}
+_RULES = {"3": "insert", "2": "update", "4": "delete"}
+
 _COMMANDS = {"r": "select", "a": "insert", "w": "update", "d": "delete"}
 _EVENTS = {4: "INSERT", 8: "DELETE", 16: "UPDATE", 32: "TRUNCATE"}
 
@@ -369,6 +415,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
 
         columns, constraints = grouped(_COLUMNS), grouped(_CONSTRAINTS)
         uniques, triggers, policies = grouped(_UNIQUES), grouped(_TRIGGERS), grouped(_POLICIES)
+        views = grouped(_VIEWS)
         functions = tuple(r["name"] for r in cursor.execute(_FUNCTIONS).fetchall())
         routines = tuple(
             Routine(r["signature"], r["security_definer"], r["is_trigger"])
@@ -389,7 +436,13 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
             columns={c["name"]: _column(c) for c in columns[oid]},
             primary_key=next((tuple(k["columns"]) for k in rows if k["kind"] == "p"), ()),
             uniques=tuple(
-                UniqueIndex(u["name"], tuple(u["columns"]), u["predicate"], u["is_primary"])
+                UniqueIndex(
+                    u["name"],
+                    tuple(u["columns"]),
+                    u["predicate"],
+                    u["is_primary"],
+                    u["expressions"],
+                )
                 for u in uniques[oid]
             ),
             foreign_keys=tuple(
@@ -409,6 +462,8 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
             exclusions=tuple(_check(k) for k in rows if k["kind"] == "x"),
             row_security=relation["rls"],
             row_security_forced=relation["forced"],
+            reads=tuple(sorted(names[o] for v in views[oid] for o in v["reads"] if o in names)),
+            takes=frozenset(t for v in views[oid] for t in _taken(v)),
         )
     return Catalog(
         relations=built,
@@ -434,6 +489,11 @@ def _column(row: dict[str, Any]) -> Column:
         is_array=row["is_array"],
         scale=row["scale"],
     )
+
+
+def _taken(row: dict[str, Any]) -> Iterator[str]:
+    yield from (verb for bit, verb in _TAKEN.items() if row["bits"] & bit)
+    yield from (_RULES[rule] for rule in row["rules"])
 
 
 def _check(row: dict[str, Any]) -> Check:

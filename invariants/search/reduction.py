@@ -236,8 +236,7 @@ def _smaller_operation(
 
 
 def _smaller_statement(statement: Statement, catalog: Catalog) -> Iterator[Statement]:
-    table = catalog.tables.get(statement.relation)
-    key = table.primary_key if table else ()
+    key = catalog.identity(statement.relation)
     match statement:
         case Insert(relation, columns, rows, conflict):
             yield from (replace(statement, rows=r) for r in _fewer(rows))

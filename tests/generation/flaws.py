@@ -1,0 +1,136 @@
+"""Flaws at head, each with a cause that a sweep shows, and lawful neighbours of doors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """SQL that breaks head, and a cause that the sweep of an invariant shows then.
+
+    With `lawful`, SQL of a schema that does nearly the same, the sweep finds nothing.
+    """
+
+    sql: str
+    cause: str
+    lawful: str = ""
+
+
+OWN = "tenant_id = NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"
+RUN = "reconciliation_run_id"
+KEY = "idx_attribution_events_tenant_external_event_id"
+
+
+def _view(options: str, check: str) -> str:
+    return (
+        f"CREATE VIEW letters WITH ({options}) AS SELECT * FROM dead_events WHERE {OWN} {check}; "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON letters TO app_rw"
+    )
+
+
+def _postbox(tenant: str) -> str:
+    """A view without rows that takes them by a trigger, for the tenant so determined."""
+    return (
+        "CREATE VIEW postbox AS SELECT id, tenant_id, source FROM dead_events WHERE false; "
+        "CREATE FUNCTION post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " SET search_path = pg_catalog, pg_temp AS $$BEGIN"
+        " INSERT INTO public.dead_events (id, tenant_id, source, error_code, error_detail,"
+        f" raw_payload) VALUES (NEW.id, {tenant}, NEW.source, 'x', '{{}}', '{{}}');"
+        " RETURN NEW; END$$; "
+        "CREATE TRIGGER post INSTEAD OF INSERT ON postbox FOR EACH ROW EXECUTE FUNCTION post(); "
+        "GRANT INSERT ON postbox TO app_rw"
+    )
+
+
+def _runs(action: str) -> str:
+    """The ledger refers to its run, with this action; its guard lets the reference go."""
+    return (
+        "ALTER TABLE reconciliation_runs ADD UNIQUE (tenant_id, id); "
+        "ALTER TABLE revenue_ledger ADD CONSTRAINT of_run"
+        f" FOREIGN KEY (tenant_id, {RUN}) REFERENCES reconciliation_runs (tenant_id, id) {action}; "
+        "CREATE OR REPLACE FUNCTION fn_ledger_prevent_mutation() RETURNS trigger LANGUAGE plpgsql"
+        " SET search_path = pg_catalog, pg_temp AS $$BEGIN"
+        f" IF TG_OP = 'UPDATE' AND (NEW.{RUN} IS DISTINCT FROM OLD.{RUN}"
+        " OR pg_trigger_depth() > 1) THEN RETURN NEW; END IF;"
+        " IF current_user = 'migration_owner' THEN RETURN coalesce(NEW, OLD); END IF;"
+        " RAISE EXCEPTION 'revenue_ledger is immutable'; END$$"
+    )
+
+
+def _summed(kind: str) -> str:
+    """A second look at sums, which counts in this type; the first one is gone."""
+    return (
+        "DROP TRIGGER trg_check_allocation_sum ON attribution_allocations; "
+        "CREATE FUNCTION add_up() RETURNS trigger LANGUAGE plpgsql AS $$"
+        f"DECLARE wanted {kind}; given {kind}; BEGIN"
+        " SELECT revenue_cents INTO wanted FROM public.attribution_events"
+        " WHERE id = NEW.event_id AND tenant_id = NEW.tenant_id;"
+        " SELECT sum(allocated_revenue_cents) INTO given FROM public.attribution_allocations"
+        " WHERE (tenant_id, event_id, model_version)"
+        " = (NEW.tenant_id, NEW.event_id, NEW.model_version);"
+        " IF abs(wanted - given) > 1 THEN RAISE EXCEPTION 'does not add up'; END IF;"
+        " RETURN NULL; END$$; "
+        "CREATE CONSTRAINT TRIGGER add_up AFTER INSERT OR UPDATE ON attribution_allocations"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION add_up()"
+    )
+
+
+def _index(of: str, tenant: str = "tenant_id, ") -> str:
+    return (
+        f"DROP INDEX {KEY}; CREATE UNIQUE INDEX {KEY} ON attribution_events ({tenant}{of})"
+        " WHERE external_event_id IS NOT NULL"
+    )
+
+
+DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
+    ("cross-tenant", "views"): (
+        Flaw(
+            _view("security_barrier", ""),
+            "insert/dead_events/letters",
+            lawful=_view("security_barrier, security_invoker", "WITH CHECK OPTION"),
+        ),
+        # What is there already is taken over, whatever the view shows.
+        Flaw(
+            _view("security_barrier", "WITH CHECK OPTION"),
+            "update/dead_events/letters",
+            lawful=_view("security_barrier, security_invoker", ""),
+        ),
+        Flaw(
+            _postbox("NEW.tenant_id"),
+            "insert/dead_events/postbox",
+            lawful=_postbox("NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"),
+        ),
+    ),
+    ("append-only", "parents"): (
+        Flaw(
+            _runs(f"ON DELETE SET NULL ({RUN})"),
+            "update/revenue_ledger/of_run",
+            lawful=_runs("ON DELETE RESTRICT"),
+        ),
+        Flaw(
+            _runs("ON UPDATE CASCADE"),
+            "update/revenue_ledger/of_run",
+            lawful=_runs("ON UPDATE RESTRICT"),
+        ),
+    ),
+    ("allocation-sum", "magnitudes"): (
+        Flaw(
+            _summed("real"),
+            "insert/attribution_allocations/add_up",
+            lawful=_summed("numeric"),
+        ),
+    ),
+    ("idempotent-ingest", "alike"): (
+        Flaw(_index("lower(external_event_id)"), f"insert/attribution_events/{KEY}"),
+        Flaw(_index("btrim(external_event_id)"), f"insert/attribution_events/{KEY}"),
+        Flaw(_index("left(external_event_id, 100)"), f"insert/attribution_events/{KEY}"),
+        Flaw(_index("ltrim(external_event_id, '0')"), f"insert/attribution_events/{KEY}"),
+        Flaw(
+            _index("normalize(external_event_id)", tenant=""),
+            f"insert/attribution_events/{KEY}",
+            lawful=_index("md5(external_event_id)"),
+        ),
+    ),
+}
