@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,14 @@ GATE_PROFILE = replace(
     PROFILE, default="release", help=PROFILE.help.replace("default: dev", "default: release")
 )
 
-RUN = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, SESSIONS, *SCHEMA, ARTIFACTS)
+BASELINE = Option(
+    "baseline",
+    "known causes, which are listed and do not fail: a file that `invariants baseline` writes",
+    "FILE",
+    Path,
+)
+SEARCH = (PROFILE, SEED, MAX_EXAMPLES, TIME_BUDGET, SESSIONS, *SCHEMA, ARTIFACTS)
+RUN = (*SEARCH, BASELINE)
 OF_MUTANTS = (JOBS, MUTANT_BUDGET, EQUIVALENTS)
 MUTANTS = (
     *OF_MUTANTS,
@@ -283,6 +290,7 @@ class RunOptions(SchemaOptions):
     time_budget: float | None = None
     sessions: int | None = None
     artifacts: Path = Path("artifacts")
+    baseline: Path | None = None
     invariants: tuple[str, ...] = field(default=())
     # Leaves the profile's fixed seeds out: they are known to hold.
     fresh_only: bool = False
@@ -374,6 +382,17 @@ def _parsed(option: Option, source: str, text: Any) -> Any:
 def add_to(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
     """Declare options on a command; values stay text, `values` parses them."""
     declare(parser.add_argument, options)
+
+
+def add_invariant(parser: argparse.ArgumentParser, what: str, names: Iterable[str]) -> None:
+    """Declare `--invariant`, of these names."""
+    parser.add_argument(
+        "--invariant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{what}: {', '.join(names)}",
+    )
 
 
 def declare(add: Callable[..., object], options: Sequence[Option], *, prefix: str = "") -> None:

@@ -29,3 +29,39 @@ def project_in(folder: Path, files: Mapping[str, str], modules: str = '["strateg
     text = text.replace('["strategies"]', modules).replace(mapping, str(ROOT / mapping))
     (folder / "invariants.toml").write_text(text)
     return folder / "invariants.toml"
+
+
+# A shop's orders, each of one shop, and a role that may do everything with them.
+SHOPS = """
+DO $$ BEGIN CREATE ROLE clerk NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+CREATE TABLE shops (id uuid PRIMARY KEY, name text NOT NULL);
+CREATE TABLE orders (id uuid PRIMARY KEY, shop_id uuid NOT NULL REFERENCES shops, what text);
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_shop ON orders
+    USING (shop_id = nullif(current_setting('app.shop', true), '')::uuid);
+GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO clerk;
+"""
+OF_SHOPS = """
+format = 1
+[tenancy]
+root = "shops"
+column = "shop_id"
+setting = "app.shop"
+tables = ["orders"]
+[roles.clerk]
+orders = ["select", "insert", "update", "delete"]
+[[accepted]]
+channel = "primary-key-collision"
+reason = "ids are drawn by lot"
+"""
+
+
+def shops_in(folder: Path, schema: str = "", contract: str = "") -> list[str]:
+    """The shops, with more SQL or another contract, and the options that a command needs."""
+    folder.mkdir(exist_ok=True)
+    (folder / "schema.sql").write_text(SHOPS + schema)
+    (folder / "invariants.toml").write_text(contract or OF_SHOPS)
+    return [
+        *("--schema", str(folder / "schema.sql"), "--contract", str(folder / "invariants.toml")),
+        *("--server", "embedded", "--sessions", "0"),
+    ]

@@ -1,4 +1,4 @@
-"""The command `invariants`: run, replay, history, gate and mutants."""
+"""The command `invariants`: run, baseline, replay, history, gate, mutants and the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from invariants.errors import (
     UsageError,
 )
 from invariants.escaping import lines, shown
-from invariants.front import drafting
+from invariants.front import drafting, known
 from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, tell
 from invariants.options import RunOptions, SchemaOptions
 
@@ -44,7 +44,8 @@ examples:
   invariants run --revision documented --seed 7      the documented head, repeatably
   invariants run --invariant append-only --server embedded:16
   invariants run --apply-sql fix.sql                 what if we shipped this patch?
-  invariants run --profile ci --json out.json"""
+  invariants run --profile ci --json out.json
+  invariants run --baseline known.toml               fail for new causes alone"""
 
 _REPLAY_EXAMPLES = """\
 examples:
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
 
     drafting.add_to(command("init", "draft a contract", drafting.DESCRIPTION, drafting.EXAMPLES))
     run = command("run", "search for violations", "Search for violations.", _RUN_EXAMPLES)
-    _add_invariant(run, "only this invariant (repeatable)")
+    options.add_invariant(run, "only this invariant (repeatable)", INVARIANTS)
     options.add_to(run, options.RUN)
     run.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
@@ -180,8 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="put the tables into FILE, between two comments that it names if they are not there",
     )
-    options.add_to(history, options.RUN)
+    options.add_to(history, options.SEARCH)
     history.set_defaults(command=_history)
+    known.add_to(command("baseline", "list known causes", known.DESCRIPTION, known.EXAMPLES))
     deciding = command("gate", "decide whether a schema may be released", _GATE, _GATE_EXAMPLES)
     options.add_to(deciding, options.GATE)
     deciding.add_argument("-q", "--quiet", action="store_true", help="only the verdict")
@@ -210,16 +212,6 @@ def _contract(given: argparse.Namespace) -> int:
     del given
     print(json.dumps(json_schema(), indent=2))
     return EXIT_HELD
-
-
-def _add_invariant(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--invariant",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"{what}: {', '.join(INVARIANTS)}",
-    )
 
 
 def _gate(given: argparse.Namespace) -> int:
@@ -262,7 +254,7 @@ def _add_mutants(mutants: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only the mutants of this operator (repeatable); --list names them all",
     )
-    _add_invariant(mutants, "only this invariant may notice (repeatable)")
+    options.add_invariant(mutants, "only this invariant may notice (repeatable)", INVARIANTS)
     options.add_to(mutants, options.MUTANTS)
     mutants.add_argument("--json", type=Path, metavar="FILE", help="write the score as JSON")
     mutants.add_argument("-v", "--verbose", action="store_true", help="a line for every mutant")
@@ -307,13 +299,14 @@ def _run(given: argparse.Namespace) -> int:
     from invariants.counterexamples.files import write
     from invariants.reports.json_report import report_to_json
     from invariants.reports.terminal import Terminal
-    from invariants.search.run import run
+    from invariants.search.run import known_causes, run
 
     values = options.values(options.RUN, lambda o: getattr(given, o.key))
     chosen = RunOptions(**values, invariants=tuple(given.invariant))
     _ensure_json(given.json)
     schema_arguments = options.schema_arguments(chosen)
-    with Terminal(quiet=given.quiet, schema_arguments=schema_arguments) as terminal:
+    known = known_causes(chosen)
+    with Terminal(quiet=given.quiet, schema_arguments=schema_arguments, known=known) as terminal:
         report = run(chosen, terminal, terminal.say)
         try:
             if given.json is not None:
@@ -364,7 +357,7 @@ def _history(given: argparse.Namespace) -> int:
     from invariants.reports.terminal import Terminal
     from invariants.search.run import new_seed
 
-    values = options.values(options.RUN, lambda o: getattr(given, o.key))
+    values = options.values(options.SEARCH, lambda o: getattr(given, o.key))
     if values["seed"] is None:
         values["seed"] = new_seed()
     kept = [load(path) for path in given.files]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from invariants.contract.contract import Contract
     from invariants.coverage.met import Coverage
     from invariants.gate.release import Check, GateOptions
+    from invariants.search.baseline import Baseline
     from invariants.search.events import Found, InvariantFinished
     from invariants.search.explorer import Explorer
     from invariants.servers.environment import Environment
@@ -35,6 +36,7 @@ PREFIX = "invariants-"
 FROM_CONTROLLER = "invariants"
 FROM_WORKER = "invariants_stopped"
 COVERAGE = "invariants_coverage"
+CAUSES = "invariants_causes"
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,27 @@ class Verdict:
     finished: InvariantFinished
     seed: int
     schema_arguments: str
+    known: Baseline | None = None
+
+    @property
+    def new(self) -> tuple[Found, ...]:
+        """The causes that no baseline knows."""
+        reasons = self.known.reasons if self.known else {}
+        return tuple(f for f in self.finished.found if f.counterexample.signature not in reasons)
 
     def assert_held(self) -> None:
-        """Fail the test with the story of every violation."""
+        """Fail the test with the story of every violation that is not known."""
         __tracebackhide__ = True
-        if self.finished.found:
+        if self.new:
             pytest.fail(self._story(), pytrace=False)
 
     def _story(self) -> str:
-        causes = len(self.finished.found)
+        causes = len(self.new)
         title = (
             f"{self.finished.name} violated, {causes} {'cause' if causes == 1 else 'causes'} "
             f"({self.finished.examples:,} examples, seed {self.seed})"
         )
-        return "\n\n".join([title, *(self._finding(found) for found in self.finished.found)])
+        return "\n\n".join([title, *(self._finding(found) for found in self.new)])
 
     def _finding(self, found: Found) -> str:
         lines = [
@@ -94,6 +103,8 @@ class Fuzzer:
     exit_status: int | None = None
     # What the searches met, as plain JSON values: one for each search or worker.
     met: list[dict[str, Any]] = field(default_factory=list)
+    # For each invariant searched to the end: its name, and the causes found.
+    causes: list[tuple[str, list[str]]] = field(default_factory=list)
     _resources: ExitStack = field(default_factory=ExitStack)
 
     def verdict(self, name: str, session: pytest.Session, among: Sequence[str]) -> Verdict:
@@ -123,7 +134,8 @@ class Fuzzer:
             ]
             reasons += [finished.error] if finished.error else []
             pytest.fail("\n\n".join([f"{name} not judged", *reasons]), pytrace=False)
-        return Verdict(finished, self.seed, options.schema_arguments(self.options))
+        arguments = options.schema_arguments(self.options)
+        return Verdict(finished, self.seed, arguments, self.known)
 
     def gate_verdict(self, name: str, session: pytest.Session) -> GateVerdict:
         """Look at one part of the release gate."""
@@ -161,6 +173,7 @@ class Fuzzer:
     def search(self, name: str, *, among: Sequence[str]) -> InvariantFinished:
         """Search for violations of one invariant, in its share of the time that `among` have."""
         from invariants.checks import chosen
+        from invariants.search import baseline
         from invariants.search.run import search_for
 
         (invariant,) = chosen([name])
@@ -168,9 +181,28 @@ class Fuzzer:
         share = budget.seconds * invariant.share / sum(i.share for i in chosen(among))
         finished = self._explorer.explore(invariant, search_for(budget, self.seed, share))
         self.met.append(finished.coverage.to_json())
+        if baseline.judged([finished]):
+            self.causes.append((name, list(baseline.signatures([finished]))))
         if self._is_worker:
             self.config.workeroutput[COVERAGE] = self.met  # type: ignore[attr-defined]
+            self.config.workeroutput[CAUSES] = self.causes  # type: ignore[attr-defined]
         return finished
+
+    @cached_property
+    def known(self) -> Baseline | None:
+        """The known causes, where a file of them is given. Raises `UsageError`."""
+        from invariants.search.run import known_causes
+
+        return known_causes(self.options)
+
+    def known_lines(self) -> Sequence[str]:
+        """What the searches of the session found of the known causes, for people."""
+        if not self.causes or self.known is None:
+            return ()
+        found = [s for _, signatures in self.causes for s in signatures]
+        compared = self.known.compared(found, [name for name, _ in self.causes])
+        known = [f"known    {self.known.told(s)}" for s in compared.known]
+        return (*known, *map(self.known.told_gone, compared.gone))
 
     @property
     def coverage(self) -> Coverage:
@@ -187,7 +219,7 @@ class Fuzzer:
         options = self._gate_options
         if name == "counterexamples":
             replayed = release.replay_kept(options, environment, contract, lambda _: None)
-            return [release.replay_check(r) for r in replayed]
+            return [release.replay_check(r, self.known) for r in replayed]
         key = release.memory_key(options, environment, contract)
         memory = release.recall(key)
         wanted = release.threshold(self.config.rootpath / "pyproject.toml")
@@ -284,6 +316,7 @@ class Fuzzer:
         from invariants.servers.environment import Environment
 
         ensure_writable(self.options.artifacts)
+        self.known  # noqa: B018 - a bad file is told before anything is started
         if self.given is not None:
             environment = Environment.attach(self.given["handle"])
             return self._resources.enter_context(environment), load(self.options.contract)

@@ -31,6 +31,7 @@ from invariants.front.collected import (
     searched,
 )
 from invariants.front.fuzzer import (
+    CAUSES,
     COVERAGE,
     FROM_CONTROLLER,
     FROM_WORKER,
@@ -158,7 +159,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say which guards the searches met."""
+    """Say which causes were known, and which guards the searches met."""
+    if lines := config.stash[FUZZER].known_lines():
+        terminalreporter.section("invariants: baseline")
+        for line in lines:
+            terminalreporter.write_line(shown(line))
     if lines := config.stash[FUZZER].coverage_lines():
         terminalreporter.section("invariants: coverage")
         for line in lines:
@@ -190,6 +195,7 @@ class _Controller:
         """Note what a worker met, and with which exit status it ends the session."""
         output = getattr(node, "workeroutput", {})
         self.fuzzer.met += output.get(COVERAGE, [])
+        self.fuzzer.causes += output.get(CAUSES, [])
         status = output.get(FROM_WORKER)
         if status is not None:
             self.fuzzer.exit_status = status

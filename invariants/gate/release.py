@@ -27,10 +27,12 @@ from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import COUNTEREXAMPLES, RunOptions
 from invariants.reading import read_toml
+from invariants.search.baseline import Baseline
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.run import (
     Replayed,
     Report,
+    known_causes,
     new_seed,
     replay,
     schema,
@@ -146,12 +148,13 @@ def gate(
             f"--counterexamples {options.counterexamples}: no such folder; name the one where "
             "counterexamples are kept"
         )
+    baseline = known_causes(options.run)
     seed = new_seed() if options.run.seed is None else options.run.seed
     with schema(options.run, say) as (environment, contract):
         key = memory_key(options, environment, contract)
         memory = recall(key)
         replayed = replay_kept(options, environment, contract, say)
-        checks = [replay_check(r) for r in replayed]
+        checks = [replay_check(r, baseline) for r in replayed]
         known = known_to_hold(options.run, memory)
         run = within_budget(options.run, memory, failed=_failed(checks))
         say(f"searching: seeds {', '.join(map(str, (*run.fixed_seeds, seed)))}")
@@ -165,10 +168,12 @@ def gate(
             run.profile,
             time.monotonic() - started,
             finished,
+            baseline,
         )
-        checks += [invariant_check(i) for i in finished]
-        checks.append(coverage_check(search.coverage, failed=_failed(checks)))
-        held = not _failed(checks)
+        checks += [invariant_check(i, baseline) for i in finished]
+        told_apart = bool(search.causes.known) or any(r.fails for r in replayed)
+        checks.append(coverage_check(search.coverage, failed=_failed(checks) or told_apart))
+        held = not _failed(checks) and not told_apart
         as_the_profile_says = options.run.max_examples is None and options.run.time_budget is None
         if held and run.fixed_seeds and as_the_profile_says:
             memory = {**memory, "seeds": list(run.fixed_seeds)}
@@ -179,6 +184,7 @@ def gate(
         else:
             remember(key, memory)
             checks.append(_SKIPPED)
+        checks += baseline_checks(search)
     return Gate(
         search,
         replayed,
@@ -193,6 +199,18 @@ def gate(
 _SKIPPED = Check(
     "mutants", "mutation score", "skipped", "not taken: it says nothing where invariants fail"
 )
+
+
+def baseline_checks(search: Report) -> list[Check]:
+    """The known causes, told and not judged."""
+    if search.known is None:
+        return []
+    causes, file = search.causes, search.known.path
+    line = f"{len(causes.known)} found of {len(search.known.reasons)} in {file}"
+    if causes.gone:
+        line += f"; {len(causes.gone)} not found: `invariants baseline` takes them out"
+    told = (*map(search.known.told, causes.known), *map(search.known.told_gone, causes.gone))
+    return [Check("baseline", "known causes", "passed", line, details=told)]
 
 
 def known_to_hold(run: RunOptions, memory: dict[str, Any]) -> bool:
@@ -254,28 +272,37 @@ def measured(
     return Mutation({**score_to_json(taken), "verdict": verdict(taken)}, wanted, remembered=False)
 
 
-def replay_check(outcome: Replayed) -> Check:
-    """A kept counterexample must hold."""
+def replay_check(outcome: Replayed, baseline: Baseline | None = None) -> Check:
+    """A kept counterexample must hold, unless its cause is known."""
+    known = baseline is not None and outcome.kept.signature in baseline.reasons
+    word = "fails, which is known" if known else "fails again"
     return Check(
         "counterexamples",
         outcome.kept.path.stem,
-        "failed" if outcome.fails else "passed",
-        f"{outcome.kept.signature} {'fails again' if outcome.fails else 'holds'}",
+        "failed" if outcome.fails and not known else "passed",
+        f"{outcome.kept.signature} {word if outcome.fails else 'holds'}",
         details=(outcome.text,) if outcome.fails else (),
     )
 
 
-def invariant_check(finished: InvariantFinished) -> Check:
-    """An invariant must hold."""
+def invariant_check(finished: InvariantFinished, baseline: Baseline | None = None) -> Check:
+    """An invariant must hold, but for causes that are known."""
     status: Status = {"held": "passed", "violated": "failed", "error": "error"}[  # type: ignore[assignment]
         finished.status
     ]
     if finished.note:
         status = "skipped"
     causes = len(finished.found)
+    known = [
+        f for f in finished.found if baseline and f.counterexample.signature in baseline.reasons
+    ]
     line = finished.error or finished.note or ""
     if causes:
         line = f"{causes} {'cause' if causes == 1 else 'causes'}"
+        if known:
+            line += f", {len(known)} known"
+        if len(known) == causes:
+            status = "passed"
     elif not line:
         line = f"held, {finished.examples:,} examples, {finished.operations:,} operations"
     return Check(
@@ -284,7 +311,11 @@ def invariant_check(finished: InvariantFinished) -> Check:
         status,
         line,
         finished.seconds,
-        tuple(f"{f.counterexample.signature}: {f.counterexample.summary}" for f in finished.found),
+        tuple(
+            f"{f.counterexample.signature}: {f.counterexample.summary}"
+            for f in finished.found
+            if f not in known
+        ),
     )
 
 

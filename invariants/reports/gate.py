@@ -46,7 +46,9 @@ def headline(gate: Gate) -> str:
     ]
     if not reasons:
         judged = [c for c in gate.checks if c.group == "invariants" and c.status == "passed"]
-        reasons.append(f"all {len(judged)} invariants held")
+        known = len(gate.search.causes.known)
+        held = f"no new cause, {known} known" if known else f"all {len(judged)} invariants held"
+        reasons.append(held)
     return f"gate {_WORDS[gate.exit_status]}: {'; '.join(reasons)}"
 
 
@@ -84,7 +86,7 @@ def tried(gate: Gate) -> Iterator[tuple[str, str]]:
         f"{sum(i.operations for i in invariants):,} operations, {seeds}seed {search.seed}",
     )
     for check in gate.checks:
-        if check.group in ("coverage", "mutants"):
+        if check.group in ("coverage", "mutants", "baseline"):
             yield check.name, check.line
     yield "time", f"{gate.seconds:.0f} s"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from invariants.search.baseline import Baseline
 from invariants.search.events import Found
 from invariants.search.run import Report
 
@@ -12,7 +13,7 @@ FORMAT = 1
 
 def report_to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON values."""
-    return {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "server": {
             "kind": report.server.kind,
@@ -33,18 +34,27 @@ def report_to_json(report: Report) -> dict[str, Any]:
                 "error": i.error,
                 "examined": i.examined,
                 "note": i.note,
-                "counterexamples": [_found(f) for f in i.found],
+                "counterexamples": [_found(f, report.known) for f in i.found],
                 "flaky": [{"signature": f.signature, "files": list(f.saved)} for f in i.flaky],
             }
             for i in report.invariants
         ],
         "coverage": report.coverage.to_json(),
     }
+    if report.known is not None:
+        causes = report.causes
+        document["baseline"] = {
+            "file": str(report.known.path),
+            "known": [{"signature": s, "reason": report.known.reasons[s]} for s in causes.known],
+            "new": list(causes.new),
+            "gone": list(causes.gone),
+        }
+    return document
 
 
-def _found(found: Found) -> dict[str, Any]:
+def _found(found: Found, known: Baseline | None = None) -> dict[str, Any]:
     made = found.counterexample
-    document = {
+    document: dict[str, Any] = {
         "signature": made.signature,
         "summary": made.summary,
         "operations": made.operations,
@@ -54,4 +64,6 @@ def _found(found: Found) -> dict[str, Any]:
     }
     if found.saved and found.saved.spec:
         document["spec"] = str(found.saved.spec)
+    if known is not None:
+        document["known"] = made.signature in known.reasons
     return document

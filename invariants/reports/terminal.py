@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from invariants.escaping import lines, shown
+from invariants.search.baseline import Baseline, invariant_of
 from invariants.search.events import (
     Event,
     Flaky,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _MARKS = {"held": ("held", "green"), "violated": ("violated", "red"), "error": ("error", "yellow")}
 # The contract says nothing that such an invariant could check.
 _NO_RULE = ("no rule", "dim")
+# All that was found is in the baseline.
+_KNOWN = ("known", "yellow")
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -51,8 +54,9 @@ class Terminal:
     """A listener that writes for people: findings to standard output, progress to standard error.
 
     `quiet` leaves out progress and stories and keeps the verdicts; `brief` leaves out findings,
-    which a report tells later. `aside` writes all of it to standard error. Colour and the moving
-    line appear only where the stream is a terminal.
+    which a report tells later. `aside` writes all of it to standard error. Of causes that are
+    `known` there is a line each. Colour and the moving line appear only where the stream is a
+    terminal.
     """
 
     def __init__(
@@ -62,8 +66,9 @@ class Terminal:
         brief: bool = False,
         aside: bool = False,
         schema_arguments: str = "",
+        known: Baseline | None = None,
     ) -> None:
-        self.brief = brief
+        self.brief, self.known = brief, known
         self.quiet, self.schema_arguments = quiet, schema_arguments
         self.out, self.err = _Console(aside), _Console(True)
         self._status = self.err.status("") if self.err.is_terminal and not quiet else None
@@ -130,7 +135,7 @@ class Terminal:
                 column, justify="left" if column in ("invariant", "verdict") else "right"
             )
         for i in report.invariants:
-            word, colour = _NO_RULE if i.note else _MARKS[i.status]
+            word, colour = self._mark(i)
             table.add_row(
                 i.name,
                 Text(word, colour),
@@ -142,16 +147,16 @@ class Terminal:
             )
         self.out.print()
         self.out.print(table)
-        violated = [i for i in report.invariants if i.status == "violated"]
+        violated = {invariant_of(s) for s in report.causes.new}
         errors = [i for i in report.invariants if i.status == "error"]
         seconds = f"{report.seconds:.0f} s"
         where = (
             f"revision {report.revision}, PostgreSQL {report.server.version}, seed {report.seed}"
         )
         if violated:
-            causes = sum(len(i.found) for i in violated)
             line = (
-                f"{len(violated)} of {len(report.invariants)} invariants violated, {causes} causes"
+                f"{len(violated)} of {len(report.invariants)} invariants violated, "
+                f"{len(report.causes.new)} {'new ' if report.known else ''}causes"
             )
             self.out.print(f"\n{line} ({where}, {seconds})", style="bold red")
         elif errors:
@@ -160,10 +165,12 @@ class Terminal:
             )
         else:
             judged = [i for i in report.invariants if not i.note]
-            self.out.print(
-                f"\nall {len(judged)} invariants held ({where}, {seconds})",
-                style="bold green",
-            )
+            known = len(report.causes.known)
+            line = f"no new cause, {known} known" if known else f"all {len(judged)} invariants held"
+            self.out.print(f"\n{line} ({where}, {seconds})", style="bold green")
+        if report.known:
+            for signature in report.causes.gone:
+                self.out.print(shown(report.known.told_gone(signature)), style="yellow")
         if not self.quiet:
             for told in report.coverage.lines:
                 self.out.print(shown(told))
@@ -264,6 +271,9 @@ class Terminal:
             return
         self._still()
         made = event.counterexample
+        if self.known and made.signature in self.known.reasons:
+            self.out.print(f"known    {shown(self.known.told(made.signature))}", style="yellow")
+            return
         self.out.print()
         self.out.print(f"VIOLATED {shown(made.signature)}", style="bold red")
         if self.quiet:
@@ -279,7 +289,7 @@ class Terminal:
     def _finished(self, event: InvariantFinished) -> None:
         if self.brief and self.quiet:
             return
-        word, colour = _NO_RULE if event.note else _MARKS[event.status]
+        word, colour = self._mark(event)
         line = Text(f"{event.name}: ").append(word, style=colour)
         if event.found:
             line.append(f", {len(event.found)} causes")
@@ -288,6 +298,14 @@ class Terminal:
         if not (self.quiet or self.brief):
             self.out.print()
         self.out.print(line)
+
+    def _mark(self, event: InvariantFinished) -> tuple[str, str]:
+        if event.note:
+            return _NO_RULE
+        found = [f.counterexample.signature for f in event.found]
+        if found and self.known and self.known.reasons.keys() >= set(found):
+            return _KNOWN
+        return _MARKS[event.status]
 
     def _still(self) -> None:
         if self._status:

@@ -20,6 +20,8 @@ from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, Usa
 from invariants.options import RunOptions, SchemaOptions
 from invariants.reading import Misfit, quoted
 from invariants.schema.sources import Source, source_of
+from invariants.search import baseline
+from invariants.search.baseline import Baseline, Compared
 from invariants.search.events import InvariantFinished, Listener
 from invariants.search.explorer import Explorer, Search
 from invariants.search.judge import Judge, by_signature
@@ -40,6 +42,15 @@ class Report:
     profile: str
     seconds: float
     invariants: tuple[InvariantFinished, ...]
+    known: Baseline | None = None
+
+    @cached_property
+    def causes(self) -> Compared:
+        """The causes found, those of the baseline apart; without one all are new."""
+        known = self.known or Baseline(Path())
+        return known.compared(
+            baseline.signatures(self.invariants), baseline.judged(self.invariants)
+        )
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -53,16 +64,16 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """1 when an invariant was violated, 3 when one could not be judged, else 0.
+        """1 when a cause was found that is not known, 3 when an invariant was not judged, else 0.
 
         After a fault of the server it is 3 all the same: what was found before is in the report.
         """
-        statuses = {i.status for i in self.invariants}
         if self.fault:
             return EXIT_INFRASTRUCTURE
-        if "violated" in statuses:
+        if self.causes.new:
             return EXIT_VIOLATED
-        return EXIT_INFRASTRUCTURE if "error" in statuses else EXIT_HELD
+        unjudged = any(i.status == "error" for i in self.invariants)
+        return EXIT_INFRASTRUCTURE if unjudged else EXIT_HELD
 
 
 def new_seed() -> int:
@@ -133,6 +144,7 @@ def run(options: RunOptions, listener: Listener, say: Say) -> Report:
     started = time.monotonic()
     invariants = chosen(options.invariants)
     ensure_writable(options.artifacts)
+    known = known_causes(options)
     seed = new_seed() if options.seed is None else options.seed
     with schema(options, say) as (environment, contract):
         say(f"schema: revision {environment.revision}, seed {seed}, profile {options.profile}")
@@ -144,7 +156,13 @@ def run(options: RunOptions, listener: Listener, say: Say) -> Report:
             options.profile,
             time.monotonic() - started,
             finished,
+            known,
         )
+
+
+def known_causes(options: RunOptions) -> Baseline | None:
+    """What the baseline says, where one is given. Raises `UsageError`."""
+    return baseline.read(options.baseline) if options.baseline else None
 
 
 def search_all(
