@@ -60,6 +60,7 @@ from invariants.search.run import schema
 from invariants.servers.environment import Environment, Scratch
 from invariants.workload import sql
 from invariants.workload.operations import OPERATOR, Actor, Session, Transaction, Workload
+from invariants.workload.templates import Templates
 
 _NO_LIMIT = 10**9
 _RACE = "allocation-sum"
@@ -122,7 +123,7 @@ class Threaded(Timed):
 
     def __init__(self, scratch: Scratch, judge: Judge) -> None:
         super().__init__(scratch.conninfo, judge.contract, judge.catalog, scratch.login)
-        self._threads = Threads(self, judge.contract.tenancy.setting)
+        self._threads = Threads(self, judge.contract.tenancy.session)
 
     def close(self) -> None:
         """End the threads and all connections."""
@@ -139,8 +140,8 @@ class Threaded(Timed):
 class Threads:
     """A thread for each session, with psycopg as everybody uses it."""
 
-    def __init__(self, executor: Executor, setting: str) -> None:
-        self._executor, self._setting = executor, setting
+    def __init__(self, executor: Executor, templates: Templates) -> None:
+        self._executor, self._templates = executor, templates
         self._pool = ThreadPoolExecutor()
         self._connections: dict[tuple[int, str, bool], Connection] = {}
 
@@ -176,7 +177,7 @@ class Threads:
         turns = 1
         try:
             with connection.cursor() as cursor:
-                opening = "; ".join(sql.opening(transaction, self._setting, login=True))
+                opening = "; ".join(sql.opening(transaction, self._templates, login=True))
                 cursor.execute(opening.encode(), prepare=False)
                 for part in range(transaction.turns):
                     turns = part + 1

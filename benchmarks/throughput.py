@@ -45,7 +45,6 @@ from invariants.workload.operations import (
     OPERATOR,
     Actor,
     Copy,
-    Insert,
     Operation,
     Refresh,
     Workload,
@@ -131,7 +130,8 @@ class Plain:
         connection = self._connection(workload.premise, Actor(OPERATOR))
         root = self.contract.tenancy.root
         for tenant in workload.tenants:
-            connection.execute(*sql.parametrised(Insert(root, tenant.columns, (tenant.row,))))
+            if (insert := tenant.made(root)) is not None:
+                connection.execute(*sql.parametrised(insert))
         connection.commit()
         for operation in workload.operations:
             self._transaction(self._connection(workload.premise, operation.actor), operation)
@@ -158,13 +158,13 @@ class Plain:
 
     def _become(self, cursor: psycopg.Cursor[TupleRow], actor: Actor) -> None:
         role = actor.role or "none"
-        if actor.tenant is None:
-            cursor.execute("SELECT set_config('role', $1, true)", (role,))
-        else:
-            cursor.execute(
-                "SELECT set_config('role', $1, true), set_config($2, $3, true)",
-                (role, self.contract.tenancy.setting, actor.tenant),
-            )
+        values = self.contract.tenancy.session.values(actor)
+        made = "".join(
+            f", set_config(${i}, ${i + 1}, true)" for i in range(2, 2 * len(values) + 2, 2)
+        )
+        cursor.execute(
+            f"SELECT set_config('role', $1, true){made}", (role, *(p for v in values for p in v))
+        )
 
     def _clean(self, workload: Workload) -> None:
         """Put the database back; what was refreshed is refreshed once more when it is clean."""

@@ -20,6 +20,7 @@ from invariants.servers.environment import open_environment
 from invariants.workload import sql
 from invariants.workload.format import workload_to_json
 from invariants.workload.operations import Workload
+from invariants.workload.templates import Templates
 
 PROJECT = Path(__file__).parent / "notes"
 SIGNATURE = "cross-tenant/select/notes/of_org"
@@ -45,7 +46,7 @@ def walk(say: Callable[[str, str], None]) -> None:
                 break
         else:
             raise SystemExit(f"nothing shows {SIGNATURE}")
-        say("generation", told(workload, contract.tenancy.setting))
+        say("generation", told(workload, contract.tenancy.session))
         steps = (
             f"{s.index}: {s.error.sqlstate if s.error else 'committed'}, "
             f"{len(s.before.rows('notes'))} -> {len(s.after.rows('notes'))} notes"
@@ -55,18 +56,18 @@ def walk(say: Callable[[str, str], None]) -> None:
         say("checks", f"{violation.signature}\n{violation.summary}\n{violation.proof[0]}")
         fails = failing_with(judge, invariant, case, violation)
         reduced = reduce(workload, lambda w: fails(w) is not None, contract, judge.catalog)
-        say("search", told(reduced, contract.tenancy.setting))
+        say("search", told(reduced, contract.tenancy.session))
         case, violations = judge.violations(invariant, reduced)
         made = counterexample(case, by_signature(violations)[SIGNATURE])
         say("counterexamples", made.text)
         say("file", json.dumps(workload_to_json(reduced)["operations"][-1], indent=1))
 
 
-def told(workload: Workload, setting: str) -> str:
+def told(workload: Workload, templates: Templates) -> str:
     """A workload as SQL."""
     lines = []
     for operation in workload.operations:
-        lines += [*sql.acting(operation, setting), *map(sql.spelled, operation.statements)]
+        lines += [*sql.acting(operation, templates), *map(sql.spelled, operation.statements)]
     return "\n".join(lines)
 
 

@@ -140,6 +140,8 @@ def _touched(case: Case, rule: Sum, step: Step) -> list[Group]:
 def _unbalanced(case: Case, rule: Sum, group: Group) -> str:
     columns = (case.contract.tenancy.column, *rule.group_by)
     key: Mapping[str, Any] = dict(zip(columns, group, strict=True))
+    if rule.table not in case.ownership.direct:
+        key = {c: v for c, v in key.items() if c != case.contract.tenancy.column}
     where = " AND ".join(f"{sql.name(c)} = {sql.literal(v)}" for c, v in key.items())
     total_key = case.catalog.tables[rule.total_table].primary_key[0]
     total = (

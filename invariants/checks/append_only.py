@@ -66,7 +66,7 @@ class AppendOnly(Invariant):
             role = step.operation.actor.role
             if granted and case.is_application(step):
                 # What is refused is not to look as if it had been done.
-                for table in (case.contract.tenancy.root, *_tables(case)):
+                for table in (*filter(None, (case.contract.tenancy.root,)), *_tables(case)):
                     yield from self._repair(case, step, table)
             for rule in rules:
                 if role == rule.repaired_by:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from invariants.checks import model
 from invariants.checks.outcome import Prediction
-from invariants.checks.spelling import tenant_meant
+from invariants.checks.ownership import Find, Ownership, owner_in, printed
 from invariants.contract.contract import Contract
 from invariants.execution.history import Change, History, Record, Step
 from invariants.schema.catalog import Catalog
@@ -52,14 +53,12 @@ class Condition:
     with which it was refused. `state`: an SQL condition that the
     superuser evaluates once the operation is over. `seen`: an SQL condition that the actor
     evaluates at the end of the operation's transaction. `differs`: the operation's answer is
-    another one when the other tenants do nothing. `told`: a text that the actor got with the answer
-    has this in it. `where` says in what of all that it got.
+    another one when the other tenants do nothing.
     """
 
-    kind: Literal["refused", "accepted", "state", "seen", "differs", "told"]
+    kind: Literal["refused", "accepted", "state", "seen", "differs"]
     operation: int
     query: str = ""
-    where: Literal["answer", "error", "notice"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,9 @@ class Case:
     _predictions: dict[int, Prediction | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _owners: dict[Record, str | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def predicted(self, step: Step) -> Prediction | None:
         """What the contract says must come of a step; None where it is silent."""
@@ -102,25 +104,54 @@ class Case:
             )
         return self._predictions[step.index]
 
+    @cached_property
+    def ownership(self) -> Ownership:
+        """Whose rows are, and for whom sessions act."""
+        return Ownership(self.contract, self.catalog)
+
     def tenant_of(self, record: Record) -> str | None:
-        """The tenant a row belongs to; None for a table that is nobody's."""
-        tenancy = self.contract.tenancy
-        if record.table == tenancy.root:
-            return str(record.key[0])
-        value = record.get(tenancy.column)
-        return None if value is None else str(value)
+        """The tenant a row belongs to; None for a table that is nobody's.
+
+        Where it belongs to one through another row, that is looked for from the end on: a row may
+        be asked about that was there for a while only.
+        """
+        if record.table in self.ownership.direct:
+            return printed(record.get(self.contract.tenancy.column))
+        if record.table not in self.contract.tenancy.scoped_by:
+            return self.ownership.owner(record.table, record.values, _nowhere)
+        if record not in self._owners:
+            steps = self.history.steps
+            states = (*(s.after for s in reversed(steps)), self.history.initial)
+            self._owners[record] = owner_in(self.ownership, record, *dict.fromkeys(states))
+        return self._owners[record]
 
     def acting_for(self, step: Step) -> str | None:
         """The tenant that a step's session says it acts for, however it spells it."""
-        return tenant_meant(step.operation.actor.tenant, self.contract, self.catalog)
+        return self.ownership.meant(step.operation.actor.tenant)
+
+    def tenants_of(self, step: Step) -> frozenset[str | None]:
+        """The tenants that a step's session acts for; `None` is nobody.
+
+        Whoever is made a member of a tenant by the step itself does not act for it yet, unless
+        the tenant is new as well.
+        """
+        tenants = self.ownership.tenants_of(step.operation.actor, (step.before,))
+        root = self.contract.tenancy.root
+        if self.contract.tenancy.members is None or root is None:
+            return tenants
+        made = (c.after for c in step.changes if c.table == root and c.before is None)
+        return tenants | {self.tenant_of(r) for r in made if r is not None}
 
     def is_tenant_table(self, table: str) -> bool:
         """Whether each row of the table belongs to one tenant."""
-        return table in self.contract.tenancy.tables or table == self.contract.tenancy.root
+        return self.ownership.owned(table)
 
     def is_application(self, step: Step) -> bool:
         """Whether the actor is bound to one tenant by the contract."""
         return step.operation.actor.role in self.contract.application_roles
+
+
+_nowhere: Find = lambda _table, _wanted: None  # noqa: E731
 
 
 class Invariant(ABC):

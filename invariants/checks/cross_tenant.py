@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
-from invariants.checks import guards, texts
+from invariants.checks import guards
 from invariants.checks.base import (
     Case,
     Condition,
@@ -21,6 +21,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.ownership import link_of, owner_in, printed
 from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
@@ -42,8 +43,7 @@ _VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}
 # The kind of a violation whose cause is a foreign key, whichever statement made the row.
 _REFERENCE = "reference"
 
-# What one statement came to, as its client sees it: rows, a count, or what an error says; and
-# notices, of the whole operation.
+# What one statement came to, as its client sees it: rows, a count, or an SQLSTATE.
 Observation = tuple[object, ...]
 
 
@@ -54,7 +54,7 @@ class CrossTenant(Invariant):
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
-    sweeps = ("writes", "leaks", "views", "trespasses", "twins")
+    sweeps = ("writes", "leaks", "views")
     concurrent = True
     duets = ("erasures",)
     share = 8
@@ -79,8 +79,6 @@ class CrossTenant(Invariant):
         for step in case.history.steps:
             if case.is_application(step):
                 yield from self._seen(case, step)
-                if step.place is None:
-                    yield from self._betrayed(case, step)
             if case.is_application(step) or self._repairs(case, step):
                 yield from self._changed(case, step)
             for violation in self._references(case, step):
@@ -96,12 +94,12 @@ class CrossTenant(Invariant):
         return (
             actor.role in case.contract.repair_roles
             and actor.tenant is not None
-            and all(s.relation in case.contract.tenancy.tables for s in step.operation.statements)
+            and all(s.relation in case.contract.tenancy.owned for s in step.operation.statements)
         )
 
     def examined(self, case: Case) -> int:
         """Operations of application roles while a tenant other than theirs has rows."""
-        tables = frozenset(case.contract.tenancy.tables)
+        tables = frozenset(case.contract.tenancy.owned)
         owners: dict[State, set[str | None]] = {}
         count = 0
         for step in case.history.steps:
@@ -109,7 +107,7 @@ class CrossTenant(Invariant):
                 if step.before not in owners:
                     rows = (r for r in step.before.records if r.table in tables)
                     owners[step.before] = {case.tenant_of(r) for r in rows}
-                count += bool(owners[step.before] - {case.acting_for(step)})
+                count += bool(owners[step.before] - case.tenants_of(step))
         return count
 
     def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
@@ -117,19 +115,11 @@ class CrossTenant(Invariant):
         for statement, answer in step.queries:
             if not isinstance(statement, Select | Call):
                 continue
-            column = case.contract.tenancy.column
-            if statement.relation == case.contract.tenancy.root:
-                column = case.catalog.tables[statement.relation].id_column
-            if column not in answer.columns:
+            found = foreign_rows(case, step, statement.relation, answer)
+            if found is None:
                 continue
-            position = answer.columns.index(column)
-            rows = [r for r in answer.rows if r[position] is not None]
-            tenant = case.acting_for(step)
-            foreign = [r for r in rows if (r[position] or b"").decode() != tenant]
-            if not foreign:
-                continue
+            foreign, clause = found
             source = f"{sql.name(statement.relation)}{'()' if isinstance(statement, Call) else ''}"
-            clause = f"{sql.name(column)}::text IS DISTINCT FROM {sql.literal(tenant)}"
             yield Violation(
                 signature=self.signature(
                     statement.kind,
@@ -147,35 +137,12 @@ class CrossTenant(Invariant):
                 evidence=(Evidence("returned to it", _readable(answer, foreign)),),
             )
 
-    def _betrayed(self, case: Case, step: Step) -> Iterator[Violation]:
-        """A text with a value of another tenant's row in it."""
-        if (found := texts.betrayed(case, step)) is None:
-            return
-        value, record = found
-        statement, actor = step.failed_statement, step.operation.actor
-        said = next(t for t in texts.received(step) if value in t)
-        yield Violation(
-            signature=self.signature(
-                statement.kind, statement.relation, _telling(case, step, statement)
-            ),
-            operation=step.index,
-            summary=f"{actor.role} {_acting_for(actor.tenant)} is told what a row of another "
-            f"tenant in {record.table} has in it",
-            promise="No text that an actor gets has a value of another tenant's row in it.",
-            proof=(Condition("told", step.index, value, texts.where(step, value)),),
-            evidence=(
-                Evidence("what it was told", ({"text": said},)),
-                Evidence("the other tenant's row", shown(record)),
-            ),
-        )
-
     def _changed(self, case: Case, step: Step) -> Iterator[Violation]:
         actor = step.operation.actor
         for change in step.changes:
             if not case.is_tenant_table(change.table):
                 continue
-            owners = {case.tenant_of(r) for r in (change.before, change.after) if r}
-            if owners <= {case.acting_for(step)}:
+            if not _crosses_over(case, step, change):
                 continue
             guard = reached(case, step, change) or guards.isolating(change.table, case.catalog)
             word = {"insert": "created", "update": "changed", "delete": "removed"}[change.effect]
@@ -195,13 +162,13 @@ class CrossTenant(Invariant):
     def _references(self, case: Case, step: Step) -> Iterator[Violation]:
         for change in step.changes:
             row = change.after
-            if row is None or change.table not in case.contract.tenancy.tables:
+            if row is None or change.table not in case.contract.tenancy.owned:
                 continue
-            for key in case.catalog.tables[change.table].foreign_keys:
-                if key.target not in case.contract.tenancy.tables:
+            for key in _keys(case, change.table):
+                if key.target not in case.contract.tenancy.owned:
                     continue
                 target = _target(case, step, key, row)
-                if target is None or case.tenant_of(target) == case.tenant_of(row):
+                if target is None or case.tenant_of(target) in (case.tenant_of(row), None):
                     continue
                 yield Violation(
                     signature=self.signature(_REFERENCE, change.table, key.name),
@@ -222,16 +189,18 @@ class CrossTenant(Invariant):
     def _orphans(self, case: Case, step: Step) -> Iterator[Violation]:
         """Rows that came without their tenant being there, or stayed when it went."""
         root = case.contract.tenancy.root
+        if root is None:
+            return
         gone = {c.record.key for c in step.changes if c.table == root and c.after is None}
         rows = [c.after for c in step.changes if c.after is not None]
         if gone:
-            rows = [r for t in case.contract.tenancy.tables for r in step.after.rows(t)]
+            rows = [r for t in case.contract.tenancy.owned for r in step.after.rows(t)]
         seen: set[str] = set()
         for row in rows:
             tenant = case.tenant_of(row)
-            if row.table not in case.contract.tenancy.tables or tenant is None:
+            if row.table not in case.ownership.direct or tenant is None:
                 continue
-            if row.table in seen or step.after.find(root, (tenant,)) is not None:
+            if row.table in seen or _tenant_there(case, step.after, root, tenant):
                 continue
             seen.add(row.table)
             column, key = case.contract.tenancy.column, case.catalog.tables[root].id_column
@@ -274,6 +243,9 @@ class CrossTenant(Invariant):
                 return
             if step.operation.actor.tenant != tenant or not case.is_application(step):
                 continue
+            if case.tenants_of(step) != {tenant} and case.contract.tenancy.members:
+                # Of a user who is in other tenants as well, or in this one no more.
+                continue
             seen = _observations(case, step, known)
             expected = _observations(case, world, known)
             if seen == expected:
@@ -288,7 +260,7 @@ class CrossTenant(Invariant):
                 summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer "
                 f"from {statement.relation} because of what other tenants did",
                 promise="What a tenant observes does not depend on what other tenants do.",
-                proof=(Condition("differs", step.index, tenant, _where(seen, expected)),),
+                proof=(Condition("differs", step.index, tenant),),
                 evidence=(
                     Evidence("with the other tenants", (_told(seen[position]),)),
                     Evidence("without them", (_told(expected[position]),)),
@@ -297,17 +269,10 @@ class CrossTenant(Invariant):
             return
 
     def _interfered(self, case: Case, step: Step, world: Step, statement: Statement) -> Signature:
-        said = step.notices or world.notices
-        refused = (step.error or world.error) if step.error and world.error else None
-        if refused and refused.function:
-            guard = guards.refusing(refused, statement, case.catalog)
-            return self.signature(statement.kind, statement.relation, guard)
         if key := _foreign_key_named(case, step, statement):
             return self.signature(_REFERENCE, statement.relation, key)
         error = step.error or world.error
-        if error is None and said and said[0].function:
-            guard = said[0].function
-        elif error is None:
+        if error is None:
             guard = guards.spanning(statement, case.contract.tenancy.column, case.catalog)
             guard = guard or guards.isolating(statement.relation, case.catalog)
         else:
@@ -345,18 +310,8 @@ def _observations(case: Case, step: Step, known: frozenset[bytes]) -> list[Obser
     for statement, answer in step.queries:
         clock = frozenset(c for t, c in case.contract.clock_columns if t == statement.relation)
         seen.append((answer.count, answer.columns, _Mask(known, clock).rows(answer)))
-    seen.append(("refused", *texts.of_error(step.error, known)) if step.error else ("accepted",))
-    seen.append(("told", *texts.of_notices(step.notices, known)))
+    seen.append(("refused", step.error.sqlstate) if step.error else ("accepted",))
     return seen
-
-
-def _where(
-    seen: list[Observation], expected: list[Observation]
-) -> Literal["answer", "error", "notice"]:
-    """In what two observations of an operation differ: in a text alone, or in more."""
-    if seen[:-1] == expected[:-1]:
-        return "notice"
-    return "error" if seen[-2][0] == expected[-2][0] == "refused" else "answer"
 
 
 def _literals(workload: Workload) -> frozenset[bytes]:
@@ -406,7 +361,7 @@ def _foreign_key_named(case: Case, step: Step, statement: Statement) -> str:
     """The foreign key through which a statement names another tenant's row, if it does."""
     table = case.catalog.tables.get(statement.relation)
     for key in table.foreign_keys if table else ():
-        if key.target not in case.contract.tenancy.tables:
+        if key.target not in case.contract.tenancy.owned:
             continue
         for source in _rows_named(statement):
             target = step.before.find(key.target, tuple(source.get(c) for c in key.columns))
@@ -441,16 +396,118 @@ def _refers(case: Case, key: ForeignKey, row: Record) -> str:
 
 
 def _crosses(case: Case, key: ForeignKey, row: Record) -> str:
-    column = sql.name(case.contract.tenancy.column)
     terms = [
         f"{sql.name(t)} = {sql.literal(row[c])}"
         for c, t in zip(key.columns, key.target_columns, strict=True)
     ]
-    tenant = sql.literal(case.tenant_of(row))
-    return (
-        f"EXISTS (SELECT FROM {sql.name(key.target)} WHERE {' AND '.join(terms)} "
-        f"AND {column} IS DISTINCT FROM {tenant})"
+    found = f"SELECT FROM {sql.name(key.target)} WHERE {' AND '.join(terms)}"
+    if key.target not in case.ownership.direct:
+        # Whose it is depends on the row that it refers to itself.
+        return f"EXISTS ({found})"
+    column, tenant = sql.name(case.contract.tenancy.column), sql.literal(case.tenant_of(row))
+    return f"EXISTS ({found} AND {column} IS DISTINCT FROM {tenant})"
+
+
+def _keys(case: Case, table: str) -> tuple[ForeignKey, ...]:
+    """The foreign keys of a table, and what the contract says in their place."""
+    told = (
+        ForeignKey(f"{table}.{column}", table, (column,), *_pair(target), "", "")
+        for (name, column), target in case.contract.references_to.items()
+        if name == table
     )
+    return (*case.catalog.tables[table].foreign_keys, *told)
+
+
+def _pair(target: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
+    return target[0], (target[1],)
+
+
+def _tenant_there(case: Case, state: State, root: str, tenant: str) -> bool:
+    key = case.catalog.tables[root].id_column
+    return any(printed(r[key]) == tenant for r in state.rows(root))
+
+
+def _crosses_over(case: Case, step: Step, change: Change) -> bool:
+    """Whether a changed row is, or was, of another tenant or another place within it."""
+    ownership, allowed = case.ownership, case.tenants_of(step)
+    actor, relation = step.operation.actor, case.catalog.relations[change.table]
+    for record, state in ((change.before, step.before), (change.after, step.after)):
+        if record is None:
+            continue
+        owner = owner_in(ownership, record, state, step.before)
+        if owner is None and record.table in ownership.tenancy.scoped_by:
+            # Its parent is not there: that is for foreign keys to prevent.
+            continue
+        if owner not in allowed or ownership.beyond(relation, record.values, actor):
+            return True
+    return False
+
+
+def foreign_rows(
+    case: Case, step: Step, name: str, answer: Answer
+) -> tuple[list[tuple[bytes | None, ...]], str] | None:
+    """The rows of an answer that are another tenant's, and an SQL condition that finds them.
+
+    None where there are none, or where what was read does not say whose they are.
+    """
+    tenancy, ownership = case.contract.tenancy, case.ownership
+    allowed = case.tenants_of(step)
+    table = ownership.whole(name)
+    if table in tenancy.shared:
+        return None
+    if table in tenancy.scoped_by:
+        column = tenancy.scoped_by[table]
+    elif table == tenancy.root:
+        column = case.catalog.tables[table].id_column
+    else:
+        column = tenancy.column
+    if column in answer.columns:
+        position = answer.columns.index(column)
+        whose = partial(_owner_read, case, step, table, position)
+        foreign = [
+            r for r in answer.rows if r[position] is not None and whose(r) not in (*allowed, None)
+        ]
+        if foreign:
+            if table in tenancy.scoped_by:
+                values = sorted({(r[position] or b"").decode() for r in foreign})
+                listed = ", ".join(map(sql.literal, values))
+                return foreign, f"{sql.name(column)}::text IN ({listed})"
+            tenants = sorted(filter(None, allowed))
+            if len(tenants) < 2:
+                tenant = sql.literal(tenants[0] if tenants else None)
+                return foreign, f"{sql.name(column)}::text IS DISTINCT FROM {tenant}"
+            listed = ", ".join(map(sql.literal, tenants))
+            return foreign, f"{sql.name(column)}::text NOT IN ({listed})"
+    said = dict(step.operation.actor.said)
+    for level in tenancy.within:
+        if level.column in answer.columns and level.name in said and table != level.root:
+            position = answer.columns.index(level.column)
+            wanted = said[level.name].encode()
+            foreign = [r for r in answer.rows if r[position] not in (wanted, None)]
+            if foreign:
+                value = sql.literal(said[level.name])
+                return foreign, f"{sql.name(level.column)}::text IS DISTINCT FROM {value}"
+    return None
+
+
+def _owner_read(
+    case: Case, step: Step, table: str, position: int, row: tuple[bytes | None, ...]
+) -> str | None:
+    """Whose a row is that was read, by what stands at this place in it."""
+    value = (row[position] or b"").decode()
+    if table not in case.contract.tenancy.scoped_by:
+        return value
+    link = link_of(case.contract, case.catalog, table)
+    if link is None:
+        return None
+    column = case.contract.tenancy.scoped_by[table]
+    target, columns = link
+    to = dict(columns)[column]
+    for state in (step.before, step.after):
+        for record in state.rows(target):
+            if printed(record.get(to)) == value:
+                return owner_in(case.ownership, record, state)
+    return None
 
 
 def _readable(
@@ -467,19 +524,10 @@ def _readable(
 
 def _told(observation: Observation) -> Mapping[str, object]:
     if observation[0] in ("refused", "accepted"):
-        return {"answer": " ".join(map(str, filter(None, observation)))}
-    if observation[0] == "told":
-        return {"notices": "; ".join(map(str, observation[1:])) or "none"}
+        return {"answer": " ".join(map(str, observation))}
     count, columns, rows = observation
     del columns
     return {"rows": count, "content": repr(rows)[:200]} if rows else {"rows": count}
-
-
-def _telling(case: Case, step: Step, statement: Statement) -> str:
-    """Who made a text: the function that did, or what refused."""
-    if step.error is not None:
-        return guards.refusing(step.error, statement, case.catalog)
-    return step.notices[0].function or guards.isolating(statement.relation, case.catalog)
 
 
 def _made(case: Case, step: Step, change: Change) -> tuple[Condition, ...]:

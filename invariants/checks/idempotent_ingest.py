@@ -17,6 +17,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.ownership import printed
 from invariants.checks.values import fits
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Idempotency
@@ -141,7 +142,7 @@ class IdempotentIngest(Invariant):
         guard = guards.folding(rule.table, case.catalog)
         guard = guard or guards.spanning(statement, tenant, case.catalog)
         guard = guard or guards.firing(rule.table, "insert", case.catalog, "BEFORE")
-        wanted = {tenant: row[tenant], **dict(zip(*key, strict=True))}
+        wanted = {tenant: row.get(tenant), **dict(zip(*key, strict=True))}
         return Violation(
             signature=self.signature("insert", rule.table, guard),
             operation=step.index,
@@ -205,7 +206,7 @@ def _is_lost(case: Case, rule: Idempotency, step: Step, row: Mapping[str, Value]
 
     A primary key that somebody has already is another matter: see the contract's accepted channels.
     """
-    key, tenant = _key(case, rule, row), row.get(case.contract.tenancy.column)
+    key, tenant = _key(case, rule, row), printed(row.get(case.contract.tenancy.column))
     table = case.catalog.tables[rule.table]
     if key is None or tenant is None or tenant != step.operation.actor.tenant:
         return False

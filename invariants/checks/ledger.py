@@ -112,7 +112,7 @@ def _untraced(case: Case, state: State, row: Record) -> Iterator[_Fault]:
     while pending:
         current = pending.pop()
         for column, table in case.contract.references(current.table):
-            if current.get(column) is None or table not in case.contract.tenancy.tables:
+            if current.get(column) is None or table not in case.contract.tenancy.owned:
                 continue
             target = state.find(table, (current[column],))
             if target is None or case.tenant_of(target) != case.tenant_of(row):
@@ -132,6 +132,8 @@ def _untraced(case: Case, state: State, row: Record) -> Iterator[_Fault]:
 
 def _of_tenant(case: Case, table: str, key: object, row: Record) -> str:
     (column,) = case.catalog.tables[table].primary_key
+    if table not in case.ownership.direct:
+        return row_matches(table, {column: key})
     return row_matches(table, {column: key, case.contract.tenancy.column: case.tenant_of(row)})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from invariants.checks.ownership import printed
 from invariants.contract.contract import Contract
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import Insert, Operation, Row, Statement, Value
@@ -78,7 +79,7 @@ def _identities(
     for row in rows(statement):
         # A correction is told from others by its id alone.
         correction = ledger is not None and ledger.is_correction(row)
-        if row.get(contract.tenancy.column) != tenant or correction:
+        if printed(row.get(contract.tenancy.column)) != tenant or correction:
             return None
         key = contract.key_of(statement.relation, row)
         if key is None and filled - row.keys():

@@ -13,7 +13,7 @@ from typing import Any
 
 from invariants.checks.outcome import Key, Prediction
 from invariants.checks.ruled import Open, Refused, Rows, need, require
-from invariants.checks.values import PLAIN, UUID, fits, matches, seen
+from invariants.checks.values import PLAIN, fits, matches, seen
 from invariants.contract.contract import Contract
 from invariants.execution.history import State
 from invariants.schema.catalog import Catalog, Relation
@@ -58,6 +58,7 @@ class _Model(Rows):
 
     def run(self) -> Prediction:
         need(self.known_as_it_is)
+        need(self.role == OPERATOR or self.ownership.says_enough(self.operation.actor))
         if self.role == self.contract.tenancy.erased_by and (erased := self._erasure()):
             return erased
         for position, statement in enumerate(self.operation.statements):
@@ -85,7 +86,7 @@ class _Model(Rows):
             case Copy(relation, columns, rows):
                 # COPY is open where rows are isolated by policies: PostgreSQL does not support it.
                 self._insert(Insert(relation, columns, rows))
-                self.open_end = self.open_end or relation in self.contract.tenancy.tables
+                self.open_end = self.open_end or relation in self.contract.tenancy.owned
             case Merge():
                 self._merge(statement)
             case Update():
@@ -114,7 +115,7 @@ class _Model(Rows):
             # What is still to be checked about a table keeps it from being emptied.
             need(not self._touches(*emptied))
             require(statement.cascade or emptied == {statement.relation}, "reference")
-            need(emptied <= {*self.contract.tenancy.tables})
+            need(emptied <= {*self.contract.tenancy.owned})
             for table in emptied:
                 self.touched |= {(table, key) for key in self._rows(table)}
                 self.tables[table] = {}
@@ -135,13 +136,19 @@ class _Model(Rows):
         return found
 
     def _may_fail(self) -> bool:
-        """Whether an error is as good as an answer without rows: the setting is malformed."""
-        return self.open_end or bool(
-            self.tenant and not UUID.match(self.tenant) and self.role != OPERATOR
-        )
+        """Whether an error is as good as an answer without rows: the session names no tenant."""
+        if self.open_end or self.role == OPERATOR:
+            return self.open_end
+        actor = self.operation.actor
+        if not self.ownership.by_setting or self.ownership.names_somebody(actor):
+            return False
+        # A contract that says what rows hold says as well that nobody gets an empty answer.
+        return bool(actor.tenant or actor.said) or not self.contract.rows
 
     def _erasure(self) -> Prediction | None:
         root = self.contract.tenancy.root
+        if root is None:
+            return None
         key = self.catalog.tables[root].primary_key
         match self.operation.statements:
             case (Delete(relation, ((column, value),)),) if relation == root and (column,) == key:
@@ -195,12 +202,11 @@ class _Model(Rows):
     def _seen_by_actor(self, relation: Relation, where: Assignments) -> list[tuple[Key, Values]]:
         """The rows a condition finds among those of the actor's tenant."""
         need(all(self._comparable(relation, c, v) for c, v in where))
-        column = self.contract.tenancy.column
         scoped = self._scoped(relation)
         return [
             (key, row)
             for key, row in list(self._rows(relation.name).items())
-            if (not scoped or row[column] == self.tenant) and matches(row, where)
+            if matches(row, where) and (not scoped or self._mine(relation, row))
         ]
 
     def _comparable(self, relation: Relation, column: str, value: Value) -> bool:
@@ -233,14 +239,14 @@ class _Model(Rows):
 
     def _new(self, relation: Relation, row: Mapping[str, Value]) -> None:
         """A row as it would be inserted, before anything is known of others."""
-        tenancy = self.contract.tenancy
         for name in row:
             need(name in relation.columns)
         for column in relation.columns.values():
             if column.name in row:
                 self._typed(column, row[column.name])
         if self._scoped(relation):
-            require(self.tenant and row.get(tenancy.column) == self.tenant, "tenant")
+            need(self._says_whose(relation, row))
+            require(self._mine(relation, {c: seen(v) for c, v in row.items()}), "tenant")
         for column in relation.columns.values():
             if column.name in row:
                 self._allowed(relation, column, row[column.name])
@@ -248,6 +254,20 @@ class _Model(Rows):
                 require(not column.not_null or column.has_default or column.generated, "not null")
         need(all(row.get(c) is not None for c in relation.primary_key))
         self._keyed(relation.name, row)
+
+    def _says_whose(self, relation: Relation, row: Mapping[str, Value]) -> bool:
+        """Whether a row says itself whose it is; else a default may do so."""
+        columns = relation.columns
+        return all(c in row or not columns[c].has_default for c in self._whose(relation))
+
+    def _whose(self, relation: Relation) -> set[str]:
+        """The columns that say whose a row is, and where it belongs within the tenant."""
+        tenancy = self.contract.tenancy
+        told = tenancy.scoped_by.get(relation.name, tenancy.column)
+        if relation.name == tenancy.root:
+            told = relation.id_column
+        tied = {c for t, c in tenancy.tied if t == relation.name}
+        return {told, *tied, *(w.column for w in tenancy.within)} & relation.columns.keys()
 
     def _add(self, relation: Relation, key: Key, row: Mapping[str, Value]) -> None:
         self._referring(relation, row, tuple(row))
@@ -260,7 +280,7 @@ class _Model(Rows):
         """ON CONFLICT DO UPDATE of a row that is there."""
         old = self._rows(relation.name)[key]
         if self._scoped(relation):
-            require(old[self.contract.tenancy.column] == self.tenant, "tenant")
+            require(self._mine(relation, old), "tenant")
         need((relation.name, key) not in self.touched)
         self._change(relation, key, old, {c: row.get(c) for c in conflict.updates})
 
@@ -326,12 +346,11 @@ class _Model(Rows):
     def _change(
         self, relation: Relation, key: Key, row: Values, assign: Mapping[str, Value]
     ) -> None:
-        tenant = self.contract.tenancy.column
-        if self._scoped(relation) and tenant in assign:
-            require(assign[tenant] == self.tenant, "tenant")
+        changed = {**row, **{c: seen(v) for c, v in assign.items()}}
+        if self._scoped(relation) and self._whose(relation) & assign.keys():
+            require(self._mine(relation, changed), "tenant")
         for name, value in assign.items():
             self._allowed(relation, relation.columns[name], value)
-        changed = {**row, **{c: seen(v) for c, v in assign.items()}}
         self._keyed(relation.name, changed)
         new_key = tuple(changed[c] for c in relation.primary_key)
         if new_key != key:

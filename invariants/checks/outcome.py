@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from invariants.checks.ownership import Ownership, owner_in
 from invariants.checks.values import PLAIN, differ
 from invariants.contract.contract import Contract
 from invariants.execution.history import Step
@@ -51,12 +52,11 @@ def disagreements(
 
     The rows an erased tenant leaves come first.
     """
-    tenancy = contract.tenancy
+    ownership, written = Ownership(contract, catalog), contract.written_by_triggers
     if prediction.erased is not None:
-        for table in (tenancy.root, *tenancy.tables):
+        for table in contract.tenancy.rooted:
             for row in step.after.rows(table):
-                owner = row.key[0] if table == tenancy.root else row[tenancy.column]
-                if owner == prediction.erased:
+                if owner_in(ownership, row, step.after) == prediction.erased:
                     yield Disagreement(table, row.key, "is still there", None)
     for (table, key), values in prediction.present.items():
         row_after = step.after.find(table, key)
@@ -64,7 +64,9 @@ def disagreements(
             yield Disagreement(table, key, "is missing", {})
             continue
         for name, value in values.items():
-            if differ(catalog.tables[table].columns[name], row_after[name], value):
+            if (table, name) not in written.columns and differ(
+                catalog.tables[table].columns[name], row_after[name], value
+            ):
                 what = f"has {name} = {row_after[name]!r} instead of {value!r}"
                 yield Disagreement(table, key, what, {name: value})
     for table, key in prediction.absent:
@@ -74,9 +76,12 @@ def disagreements(
         key = change.record.key
         if (change.table, key) in prediction.present or (change.table, key) in prediction.absent:
             continue
-        owner = key[0] if change.table == tenancy.root else change.record.get(tenancy.column)
-        if prediction.erased is not None and owner == prediction.erased and change.after is None:
+        if change.table in written.tables:
             continue
+        if prediction.erased is not None and change.after is None:
+            owner = owner_in(ownership, change.record, step.before)
+            if owner == prediction.erased:
+                continue
         if change.before is None:
             yield Disagreement(change.table, key, "is new", None)
         else:

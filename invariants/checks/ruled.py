@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from invariants.checks.outcome import Key
-from invariants.checks.spelling import tenant_meant
-from invariants.checks.values import fits, pii_keys
+from invariants.checks.ownership import Ownership, printed
+from invariants.checks.values import exact, fits, pii_keys
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import Sum
 from invariants.execution.history import State
 from invariants.schema.catalog import Catalog, Column, Relation
-from invariants.workload.operations import Json, Operation, Value
+from invariants.workload.operations import OPERATOR, Json, Operation, Value
 
 Values = dict[str, Any]
 
@@ -47,7 +48,9 @@ class Rows:
         self.before, self.operation = before, operation
         self.role, self.tenant = operation.actor.role, operation.actor.tenant
         # Whether the schema knows a tenant that is spelled otherwise is for the schema to say.
-        self.known_as_it_is = tenant_meant(self.tenant, contract, catalog) == self.tenant
+        self.ownership = Ownership(contract, catalog)
+        self.known_as_it_is = self.ownership.meant(self.tenant) == self.tenant
+        self.acting = self.ownership.tenants_of(operation.actor, (before,)) - {None}
         self.tables: dict[str, dict[Key, Values]] = {}
         self.touched: set[tuple[str, Key]] = set()
         self.selected: dict[int, tuple[str, frozenset[Key]]] = {}
@@ -64,7 +67,28 @@ class Rows:
         return self.tables[table]
 
     def _scoped(self, relation: Relation) -> bool:
-        return relation.name in self.contract.tenancy.tables
+        """Whether rows of the relation belong to tenants."""
+        return self.ownership.owned(relation.name)
+
+    def _owner(self, table: str, row: Mapping[str, Any]) -> str | None:
+        return self.ownership.owner(table, row, self._find)
+
+    def _find(self, table: str, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return next((r for r in self._rows(table).values() if wanted.items() <= r.items()), None)
+
+    def _mine(self, relation: Relation, row: Mapping[str, Any]) -> bool:
+        """Whether a row belongs to a tenant that the session acts for, where it acts within it."""
+        actor = self.operation.actor
+        if self.role == OPERATOR:
+            return True
+        if self._owner(relation.name, row) not in self.acting:
+            return False
+        if self.ownership.beyond(relation, row, actor):
+            return False
+        # Whether the rows of another user of one's own tenant are one's own is not said.
+        tied = self.ownership.tied(relation.name, actor)
+        need(all(printed(row.get(c)) == value for c, value in tied.items()))
+        return True
 
     def _keyed(self, table: str, row: Mapping[str, Any]) -> None:
         """The contract wants a key by which a second delivery is recognised."""
@@ -116,20 +140,26 @@ class Rows:
     ) -> None:
         """What the given columns refer to exists, in the same tenant; a code may have retired."""
         tenancy = self.contract.tenancy
-        if self._scoped(relation):
-            require(self.before.find(tenancy.root, (row.get(tenancy.column),)), "reference")
+        if relation.name in self.ownership.direct and tenancy.root:
+            owner, key = printed(row.get(tenancy.column)), self._id_of(tenancy.root)
+            there = (printed(r[key]) for r in self.before.rows(tenancy.root))
+            require(owner in there, "reference")
         for column, table in self._references(relation):
             if column not in given or row.get(column) is None:
                 continue
             target = self._rows(table).get((row[column],))
             require(target is not None, "reference")
             assert target is not None
-            if table in tenancy.tables:
-                require(target[tenancy.column] == row.get(tenancy.column), "reference")
+            if table in tenancy.owned and self._scoped(relation):
+                same = self._owner(table, target) == self._owner(relation.name, row)
+                require(same, "reference")
             for taxonomy in self.contract.taxonomies:
                 if taxonomy.table == table and taxonomy.active:
                     need(target.get(taxonomy.active, True))
         self._ledger(relation, row, given)
+
+    def _id_of(self, table: str) -> str:
+        return self.catalog.tables[table].id_column
 
     def _ledger(self, relation: Relation, row: Mapping[str, Any], given: tuple[str, ...]) -> None:
         """A posting carries the amount it posts, a correction names a posting of it."""
@@ -204,17 +234,17 @@ class Rows:
             if not self._touches(rule.table, rule.total_table):
                 continue
             totals = self._rows(rule.total_table)
-            sums: dict[Key, int] = {}
+            sums: dict[Key, Decimal] = {}
             for row in self._rows(rule.table).values():
-                if row[tenant] == self.tenant:
+                if printed(row[tenant]) == self.tenant:
                     group = tuple(row.get(c) for c in rule.group_by)
                     need(row.get(rule.amount) is not None and None not in group)
-                    sums[group] = sums.get(group, 0) + row[rule.amount]
+                    sums[group] = sums.get(group, Decimal(0)) + exact(row[rule.amount])
             for group, actual in sums.items():
                 total = totals.get((group[rule.group_by.index(rule.total_key)],))
                 need(total is not None and total.get(rule.total_column) is not None)
                 assert total is not None
-                difference = abs(actual - total[rule.total_column])
+                difference = abs(actual - exact(total[rule.total_column]))
                 require(difference <= rule.tolerance or self._as_it_was(rule, group), "sum")
 
     def _touches(self, *tables: str) -> bool:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from invariants.contract.contract import Contract
-from invariants.schema.catalog import Catalog
-
 # As PostgreSQL reads a uuid: in braces or not, with a hyphen after any four digits.
 _UUID = re.compile(r"(\{)?([0-9a-f]{4}(?:-?[0-9a-f]{4}){7})(?(1)\})\Z", re.IGNORECASE)
 # As PostgreSQL prints a time, in a row or as JSON: any year, before Christ as well.
@@ -22,12 +19,10 @@ _EPOCH = date(1970, 1, 1).toordinal()
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*\Z", re.ASCII)
 
 
-def tenant_meant(setting: str | None, contract: Contract, catalog: Catalog) -> str | None:
-    """The tenant as its type prints it, where the setting is a spelling of one; else as it is."""
-    root = catalog.tables.get(contract.tenancy.root)
-    if setting is None or root is None or len(root.primary_key) != 1:
-        return setting
-    kind = root.columns[root.primary_key[0]].type
+def meant(setting: str | None, kind: str | None) -> str | None:
+    """An id as its type prints it, where the setting is a spelling of one; else as it is."""
+    if setting is None:
+        return None
     if kind == "uuid" and (match := _UUID.match(setting)):
         digits = match[2].replace("-", "").lower()
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

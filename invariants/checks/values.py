@@ -45,6 +45,11 @@ def seen(value: Value) -> Any:
     return value.document if isinstance(value, Json) else value
 
 
+def exact(amount: Any) -> Decimal:
+    """An amount as it was read back, to be added up without a rounding."""
+    return amount if isinstance(amount, Decimal) else Decimal(str(amount))
+
+
 def differ(column: Column, stored: Any, sent: Any) -> bool:
     """Whether a column certainly holds another value than the one it was given."""
     if stored == sent or column.type in PLAIN:

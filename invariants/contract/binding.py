@@ -75,8 +75,10 @@ def bind(contract: Contract, catalog: Catalog) -> None:
                     _close(catalog, relation_name),
                 )
     for found in catalog.tables.values():
-        scoped = contract.tenancy.column in found.columns and found.name != contract.tenancy.root
-        if scoped and found.name not in contract.tenancy.tables:
+        tenancy = contract.tenancy
+        placed = (*tenancy.rooted, *tenancy.shared, *(t.table for t in contract.taxonomies))
+        members = tenancy.members is not None and tenancy.members.table == found.name
+        if tenancy.column in found.columns and found.name not in placed and not members:
             raise contract.fault(
                 "tenancy.tables",
                 f"table {found.name!r} has a column {contract.tenancy.column!r} and is not listed",
@@ -113,9 +115,21 @@ def named(contract: Contract) -> Iterable[tuple[str, str]]:
 
 
 def _tables(contract: Contract) -> Iterable[tuple[str, str]]:
-    yield "tenancy.root", contract.tenancy.root
-    for table in contract.tenancy.tables:
+    tenancy = contract.tenancy
+    if tenancy.root is not None:
+        yield "tenancy.root", tenancy.root
+    for table in tenancy.tables:
         yield "tenancy.tables", table
+    for table in tenancy.scoped_by:
+        yield "tenancy.scoped_by", table
+    for table in tenancy.shared:
+        yield "tenancy.shared", table
+    if tenancy.members is not None:
+        yield "tenancy.members.table", tenancy.members.table
+    for i, level in enumerate(tenancy.within):
+        yield f"tenancy.within[{i}].root", level.root
+    for table in contract.written_by_triggers.tables:
+        yield "written_by_triggers.tables", table
     for i, append in enumerate(contract.append_only):
         yield f"append_only[{i}].table", append.table
     for i, total in enumerate(contract.sums):
@@ -135,8 +149,21 @@ def _tables(contract: Contract) -> Iterable[tuple[str, str]]:
 
 
 def _columns(contract: Contract) -> Iterable[tuple[str, str, str]]:
-    for table in contract.tenancy.tables:
-        yield "tenancy.column", table, contract.tenancy.column
+    tenancy = contract.tenancy
+    for table in tenancy.tables:
+        yield "tenancy.column", table, tenancy.column
+    for table, column in tenancy.scoped_by.items():
+        yield "tenancy.scoped_by", table, column
+    for table, column in tenancy.tied:
+        yield "tenancy.tied", table, column
+    if tenancy.members is not None:
+        yield "tenancy.members.user", tenancy.members.table, tenancy.members.user
+        yield "tenancy.members.tenant", tenancy.members.table, tenancy.members.tenant
+    for (table, column), target in contract.references_to.items():
+        yield "references", table, column
+        yield "references", *target
+    for table, column in contract.written_by_triggers.columns:
+        yield "written_by_triggers.columns", table, column
     for i, total in enumerate(contract.sums):
         yield f"sums[{i}].amount", total.table, total.amount
         yield f"sums[{i}].total", total.total_table, total.total_column

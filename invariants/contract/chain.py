@@ -132,11 +132,14 @@ def before(contract: Contract, renames: Mapping[str, str]) -> Contract:
         contract,
         tenancy=replace(
             contract.tenancy,
-            root=table(contract.tenancy.root),
+            root=contract.tenancy.root and table(contract.tenancy.root),
             column=next(
                 (c for t in contract.tenancy.tables if (c := column(t, whose)) != whose), whose
             ),
             tables=tuple(map(table, contract.tenancy.tables)),
+            scoped_by={table(t): column(t, c) for t, c in contract.tenancy.scoped_by.items()},
+            shared=tuple(map(table, contract.tenancy.shared)),
+            tied={names.both(*c): said for c, said in contract.tenancy.tied.items()},
         ),
         roles={
             role: {table(relation): verbs for relation, verbs in grants.items()}

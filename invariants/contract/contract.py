@@ -6,7 +6,7 @@ it names exists in a database.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from invariants.contract.sections import (
     Sum,
     Taxonomy,
     Tenancy,
+    WrittenByTriggers,
 )
 from invariants.errors import UsageError
 from invariants.schema.catalog import Catalog
@@ -60,6 +61,9 @@ class Contract:
     migrations: Migrating = field(default_factory=Migrating)
     strategies: tuple[str, ...] = ()
     """Python modules with the user's own rows and operations, looked up beside the file."""
+    references_to: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """Columns that name a row of another table, where no foreign key says so: of which column."""
+    written_by_triggers: WrittenByTriggers = field(default_factory=WrittenByTriggers)
     later: frozenset[str] = field(default=frozenset(), compare=False)
     """Of `introduced`, what is not there yet at the revision at hand: see `at`."""
 
@@ -102,7 +106,7 @@ class Contract:
             self,
             introduced=now,
             later=self.later | later,
-            tenancy=replace(self.tenancy, tables=tuple(t for t in self.tenancy.tables if there(t))),
+            tenancy=self._tenancy_at(there),
             roles={
                 role: {r: verbs for r, verbs in grants.items() if there(r)}
                 for role, grants in self.roles.items()
@@ -132,6 +136,15 @@ class Contract:
                 if there(table)
             },
             clock_columns=frozenset(c for c in self.clock_columns if there(*c)),
+            references_to={
+                c: target
+                for c, target in self.references_to.items()
+                if there(*c) and there(*target)
+            },
+            written_by_triggers=WrittenByTriggers(
+                frozenset(c for c in self.written_by_triggers.columns if there(*c)),
+                frozenset(t for t in self.written_by_triggers.tables if there(t)),
+            ),
             ledgers=tuple(
                 rule
                 if rule.corrects and there(rule.table, rule.corrects)
@@ -156,6 +169,16 @@ class Contract:
     def columns_named(self) -> frozenset[tuple[str, str]]:
         """The columns that the contract speaks of, each with its table."""
         return frozenset(named(self))
+
+    def _tenancy_at(self, there: Callable[..., bool]) -> Tenancy:
+        tenancy = self.tenancy
+        return replace(
+            tenancy,
+            tables=tuple(t for t in tenancy.tables if there(t)),
+            scoped_by={t: c for t, c in tenancy.scoped_by.items() if there(t, c)},
+            shared=tuple(t for t in tenancy.shared if there(t)),
+            tied={c: template for c, template in tenancy.tied.items() if there(*c)},
+        )
 
     def promised(self, catalog: Catalog) -> Catalog:
         """The catalog with what the contract says of rows in place of what the database does.
@@ -206,6 +229,9 @@ class Contract:
             for user, column in taxonomy.used_by:
                 if user == table:
                     yield column, taxonomy.table
+        for (referring, column), (target, _) in self.references_to.items():
+            if referring == table:
+                yield column, target
 
     def governs(self, table: str, column: str) -> bool:
         """Whether the contract says which values a column takes, alone or with others."""

@@ -10,8 +10,9 @@ import math
 import re
 import sys
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -32,10 +33,23 @@ from invariants.contract.sections import (
     RowColumn,
     Sum,
     Taxonomy,
-    Tenancy,
     Verb,
+    WrittenByTriggers,
 )
-from invariants.reading import Misfit, Text, fit, joined, key, quoted, read_toml
+from invariants.contract.shapes import (
+    LIKE,
+    ColumnName,
+    Name,
+    Names,
+    Number,
+    Section,
+    SomeNames,
+    all_dotted,
+    dotted,
+    said,
+)
+from invariants.contract.tenancy import TenancyFile, tenancy_of
+from invariants.reading import Misfit, fit, joined, key, quoted, read_toml
 
 FORMAT = 1
 
@@ -55,55 +69,31 @@ _TYPE = re.compile(
     r"([a-z][a-z ]*?)\s*(?:\(([0-9]{1,9})(?:\s*,\s*([0-9]{1,9}))?\))?"
     r"( with(?:out)? time zone)?\Z"
 )
-# What a text looks like, for editors: `read` says it better than a pattern.
-_LIKE = "x-like"
 _WORDS = re.compile(r"[a-z0-9]+( [a-z0-9]+)*\Z")
 
 
-def _said(text: str, pattern: str | None = None) -> msgspec.Meta:
-    """What editors show beside a key."""
-    extra = {_LIKE: pattern} if pattern else None
-    return msgspec.Meta(description=text, extra_json_schema=extra)
-
-
-Name = Annotated[Text, msgspec.Meta(min_length=1)]
-Names: TypeAlias = tuple[Name, ...]
-SomeNames = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
-ColumnName = Annotated[Name, _said("a column, as table.column", r"^.+\..+$")]
-Number: TypeAlias = int | float
-
-
-class _Section(msgspec.Struct, forbid_unknown_fields=True):
-    """A table of the file that has these keys and no others."""
-
-
-class _Tenancy(_Section):
-    root: Annotated[Name, _said("the table with one row a tenant")]
-    column: Annotated[Name, _said("the column that says whose a row is")]
-    setting: Annotated[Name, _said("what a session sets to say whom it acts for")]
-    tables: Annotated[Names, _said("the tables whose rows belong to a tenant")]
-    erased_by: Annotated[Name | None, _said("the role that may remove a tenant")] = None
-
-
-class _AppendOnly(_Section):
+class _AppendOnly(Section):
     table: Name
-    repaired_by: Annotated[Name | None, _said("the role that may change rows")] = None
+    repaired_by: Annotated[Name | None, said("the role that may change rows")] = None
     layers: Annotated[
         tuple[Layer, ...],
         msgspec.Meta(min_length=1, description="what keeps the rows, each alone (default: both)"),
     ] = LAYERS
 
 
-class _Sum(_Section):
+class _Sum(Section):
     table: Name
-    amount: Annotated[Name, _said("the column that is added up")]
+    amount: Annotated[Name, said("the column that is added up")]
     group_by: Names
-    total: Annotated[ColumnName, _said("what it adds up to, as table.column")]
-    total_key: Annotated[Name, _said("the column of group_by that names the row with the total")]
-    tolerance: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[ColumnName, said("what it adds up to, as table.column")]
+    total_key: Annotated[Name, said("the column of group_by that names the row with the total")]
+    tolerance: (
+        Annotated[int, msgspec.Meta(ge=0)]
+        | Annotated[str, said("a decimal", r"^[0-9]+(\.[0-9]+)?$")]
+    ) = 0
 
 
-class _Idempotency(_Section):
+class _Idempotency(Section):
     table: Name
     keys: Annotated[
         tuple[SomeNames, ...],
@@ -111,77 +101,83 @@ class _Idempotency(_Section):
     ]
 
 
-class _Taxonomy(_Section):
+class _Taxonomy(Section):
     table: Name
-    code: Annotated[Name, _said("the column with the code")]
-    used_by: Annotated[tuple[ColumnName, ...], _said("columns that use codes, as table.column")]
-    active: Annotated[Name | None, _said("the column that says whether a code is in use")] = None
-    mapping: Annotated[Name | None, _said("a file, beside this one, whose codes must exist")] = None
+    code: Annotated[Name, said("the column with the code")]
+    used_by: Annotated[tuple[ColumnName, ...], said("columns that use codes, as table.column")]
+    active: Annotated[Name | None, said("the column that says whether a code is in use")] = None
+    mapping: Annotated[Name | None, said("a file, beside this one, whose codes must exist")] = None
 
 
-class _Ledger(_Section):
+class _Ledger(Section):
     table: Name
     amount: Name
-    posts: Annotated[Name, _said("the column that names what a row posts")]
-    source: Annotated[ColumnName, _said("the amount that is posted, as table.column")]
-    corrects: Annotated[Name | None, _said("the column that names what a row corrects")] = None
+    posts: Annotated[Name, said("the column that names what a row posts")]
+    source: Annotated[ColumnName, said("the amount that is posted, as table.column")]
+    corrects: Annotated[Name | None, said("the column that names what a row corrects")] = None
+    partial: Annotated[bool, said("whether postings add up to at most the source")] = False
 
 
-class _Pii(_Section):
+class _Pii(Section):
     columns: tuple[ColumnName, ...]
-    last_words: Annotated[Names, _said("words at the end of a key that name personal data")] = ()
-    whole: Annotated[Names, _said("words that name it where they are all of a key")] = ()
+    last_words: Annotated[Names, said("words at the end of a key that name personal data")] = ()
+    whole: Annotated[Names, said("words that name it where they are all of a key")] = ()
 
 
-class _ReadColumn(_Section):
+class _ReadColumn(Section):
     type: Name
     divided_by: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    tenant: Annotated[bool | None, _said("the column says whose rows they are")] = None
+    tenant: Annotated[bool | None, said("the column says whose rows they are")] = None
     sum: Name | None = None
     any: Name | None = None
     age: Name | None = None
     latest: Name | None = None
 
 
-class _ReadPath(_Section):
+class _ReadPath(Section):
     view: Name
-    filled_by: Annotated[Name, _said("the materialized view that it reads")]
+    filled_by: Annotated[Name, said("the materialized view that it reads")]
     rows_of: Name
     columns: dict[Name, _ReadColumn]
     latest_by: Names = ()
 
 
-class _Domain(_Section):
+class _Domain(Section):
     min: Number | None = None
     max: Number | None = None
     one_of: SomeNames | None = None
     not_blank: bool = False
 
 
-class _Clock(_Section):
-    columns: Annotated[tuple[ColumnName, ...], _said("columns whose values follow the clock")] = ()
+class _Clock(Section):
+    columns: Annotated[tuple[ColumnName, ...], said("columns whose values follow the clock")] = ()
 
 
-class _Accepted(_Section):
+class _Accepted(Section):
     channel: Channel
     reason: Name
 
 
-class _Strategies(_Section):
-    modules: Annotated[Names, _said("Python modules with rows and operations of one's own")] = ()
+class _WrittenByTriggers(Section):
+    columns: Annotated[tuple[ColumnName, ...], said("columns that triggers write")] = ()
+    tables: Annotated[Names, said("tables that triggers write rows of")] = ()
 
 
-class ContractFile(_Section, kw_only=True, rename={"ledgers": "ledger", "read_paths": "read_path"}):
+class _Strategies(Section):
+    modules: Annotated[Names, said("Python modules with rows and operations of one's own")] = ()
+
+
+class ContractFile(Section, kw_only=True, rename={"ledgers": "ledger", "read_paths": "read_path"}):
     """What a multi-tenant PostgreSQL schema promises: docs/contract.md."""
 
     format: Literal[1]
-    revisions: Annotated[dict[Name, Name], _said("names for --revision")] = {}
+    revisions: Annotated[dict[Name, Name], said("names for --revision")] = {}
     introduced: Annotated[
-        dict[Name, Name], _said("what is not there before a revision: table or table.column")
+        dict[Name, Name], said("what is not there before a revision: table or table.column")
     ] = {}
-    tenancy: _Tenancy
+    tenancy: TenancyFile
     roles: Annotated[
-        dict[Name, dict[Name, tuple[Verb, ...]]], _said("what each role may do with each relation")
+        dict[Name, dict[Name, tuple[Verb, ...]]], said("what each role may do with each relation")
     ]
     append_only: tuple[_AppendOnly, ...] = ()
     sums: tuple[_Sum, ...] = ()
@@ -192,13 +188,18 @@ class ContractFile(_Section, kw_only=True, rename={"ledgers": "ledger", "read_pa
     read_paths: tuple[_ReadPath, ...] = ()
     rows: Annotated[
         dict[Name, dict[Name, Name]],
-        _said('columns with their types, as "varchar(20), nullable"; also: key, cascade, restrict'),
+        said('columns with their types, as "varchar(20), nullable"; also: key, cascade, restrict'),
     ] = {}
-    domains: Annotated[dict[Name, _Domain], _said("values that a column, table.column, takes")] = {}
+    domains: Annotated[dict[Name, _Domain], said("values that a column, table.column, takes")] = {}
     clock: _Clock | None = None
     accepted: tuple[_Accepted, ...] = ()
     strategies: _Strategies | None = None
     migrations: MigrationsFile | None = None
+    references: Annotated[
+        dict[ColumnName, ColumnName],
+        said("columns that name a row of another table, where no foreign key says so"),
+    ] = {}
+    written_by_triggers: _WrittenByTriggers | None = None
 
 
 def json_schema() -> dict[str, Any]:
@@ -221,13 +222,15 @@ def _plain(schema: Any) -> Any:
     made = {name: _plain(part) for name, part in schema.items()}
     if "\0" in str(made.get("pattern", "")):
         del made["pattern"]
-    if _LIKE in made:
-        made["pattern"] = made.pop(_LIKE)
+    if LIKE in made:
+        made["pattern"] = made.pop(LIKE)
     if isinstance(made.get("title"), str) and made["title"].startswith("_"):
         del made["title"]
         made.pop("description", None)
     if isinstance(made.get("$ref"), str):
-        made["$ref"] = made["$ref"].replace("#/$defs/_", "#/definitions/")
+        made["$ref"] = (
+            made["$ref"].replace("#/$defs/_", "#/definitions/").replace("#/$defs", "#/definitions")
+        )
     return made
 
 
@@ -246,14 +249,13 @@ def read(path: Path) -> Contract:
 
 def _contract(path: Path, file: ContractFile) -> Contract:
     tenancy, clock = file.tenancy, file.clock or _Clock()
+    written = file.written_by_triggers or _WrittenByTriggers()
     _check_role("tenancy.erased_by", tenancy.erased_by, file.roles)
     for i, entry in enumerate(file.append_only):
         _check_role(f"append_only[{i}].repaired_by", entry.repaired_by, file.roles)
     return Contract(
         path=path,
-        tenancy=Tenancy(
-            tenancy.root, tenancy.column, tenancy.setting, tenancy.tables, tenancy.erased_by
-        ),
+        tenancy=tenancy_of(tenancy),
         roles={
             role: {relation: frozenset(verbs) for relation, verbs in grants.items()}
             for role, grants in file.roles.items()
@@ -265,11 +267,11 @@ def _contract(path: Path, file: ContractFile) -> Contract:
             _taxonomy(f"taxonomies[{i}]", t, path) for i, t in enumerate(file.taxonomies)
         ),
         domains={
-            _dotted(place, name): _domain(place, domain)
+            dotted(place, name): _domain(place, domain)
             for name, domain in file.domains.items()
             for place in (f"domains.{key(name)}",)
         },
-        clock_columns=frozenset(_all_dotted("clock.columns", clock.columns)),
+        clock_columns=frozenset(all_dotted("clock.columns", clock.columns)),
         accepted={a.channel: a.reason for a in file.accepted},
         revisions=file.revisions,
         ledgers=tuple(_ledger(f"ledger[{i}]", entry) for i, entry in enumerate(file.ledgers)),
@@ -285,6 +287,15 @@ def _contract(path: Path, file: ContractFile) -> Contract:
         introduced=file.introduced,
         migrations=migrating_of(file.migrations),
         strategies=_modules(file.strategies.modules if file.strategies else ()),
+        references_to={
+            dotted(place, name): dotted(place, target)
+            for name, target in file.references.items()
+            for place in (f"references.{key(name)}",)
+        },
+        written_by_triggers=WrittenByTriggers(
+            frozenset(all_dotted("written_by_triggers.columns", written.columns)),
+            frozenset(written.tables),
+        ),
     )
 
 
@@ -293,19 +304,8 @@ def _check_role(place: str, role: str | None, roles: Collection[str]) -> None:
         raise Misfit(place, f"{role!r} is not among [roles]", "add it there")
 
 
-def _dotted(place: str, name: str) -> tuple[str, str]:
-    table, dot, column = name.rpartition(".")
-    if not (table and dot and column):
-        raise Misfit(place, f"{name!r} does not name a column", "write table.column")
-    return table, column
-
-
-def _all_dotted(place: str, names: Names) -> tuple[tuple[str, str], ...]:
-    return tuple(_dotted(f"{place}[{i}]", name) for i, name in enumerate(names))
-
-
 def _sum(place: str, entry: _Sum) -> Sum:
-    table, column = _dotted(f"{place}.total", entry.total)
+    table, column = dotted(f"{place}.total", entry.total)
     if entry.total_key not in entry.group_by:
         raise Misfit(
             f"{place}.total_key", f"{entry.total_key!r} is not in group_by", "add it there"
@@ -317,8 +317,17 @@ def _sum(place: str, entry: _Sum) -> Sum:
         total_table=table,
         total_column=column,
         total_key=entry.total_key,
-        tolerance=entry.tolerance,
+        tolerance=_tolerance(f"{place}.tolerance", entry.tolerance),
     )
+
+
+def _tolerance(place: str, told: int | str) -> int | Decimal:
+    if isinstance(told, int):
+        return told
+    if not re.fullmatch(r"\d{1,30}(\.\d{1,30})?", told, re.ASCII):
+        raise Misfit(place, f"{told!r} is not a decimal of at least 0", 'write one, as "0.01"')
+    amount = Decimal(told)
+    return int(amount) if amount == amount.to_integral_value() else amount
 
 
 def _taxonomy(place: str, entry: _Taxonomy, contract: Path) -> Taxonomy:
@@ -331,13 +340,15 @@ def _taxonomy(place: str, entry: _Taxonomy, contract: Path) -> Taxonomy:
                 f"no such file {mapping}",
                 "correct the path, relative to the contract",
             )
-    used_by = _all_dotted(f"{place}.used_by", entry.used_by)
+    used_by = all_dotted(f"{place}.used_by", entry.used_by)
     return Taxonomy(entry.table, entry.code, entry.active, used_by, mapping)
 
 
 def _ledger(place: str, entry: _Ledger) -> Ledger:
-    table, amount = _dotted(f"{place}.source", entry.source)
-    return Ledger(entry.table, entry.amount, entry.posts, table, amount, entry.corrects)
+    table, amount = dotted(f"{place}.source", entry.source)
+    return Ledger(
+        entry.table, entry.amount, entry.posts, table, amount, entry.corrects, entry.partial
+    )
 
 
 def _pii(entry: _Pii) -> Pii:
@@ -351,7 +362,7 @@ def _pii(entry: _Pii) -> Pii:
                 )
     if not (entry.last_words or entry.whole):
         raise Misfit("pii", "names no words", "add last_words or whole")
-    return Pii(_all_dotted("pii.columns", entry.columns), entry.last_words, entry.whole)
+    return Pii(all_dotted("pii.columns", entry.columns), entry.last_words, entry.whole)
 
 
 def _read_path(place: str, entry: _ReadPath) -> ReadPath:

@@ -33,14 +33,18 @@ def statements(premise: str, contract: Contract, catalog: Catalog) -> tuple[str,
         )
         return tuple(
             f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name(t)} TO {roles}"
-            for t in (contract.tenancy.root, *contract.tenancy.tables)
+            for t in contract.tenancy.rooted
         )
     if premise == UNTRIGGERED:
         return tuple(
             f"ALTER TABLE {name(t)} DISABLE TRIGGER USER"
             # A row of the root takes rows of append-only tables with it.
-            for t in (contract.tenancy.root, *(a.table for a in contract.append_only))
+            for t in (*_root(contract), *(a.table for a in contract.append_only))
             # Also those disabled already: the script of a finding is written after the fact.
             if catalog.relations[t].triggers
         )
     return ()
+
+
+def _root(contract: Contract) -> tuple[str, ...]:
+    return (contract.tenancy.root,) if contract.tenancy.root else ()

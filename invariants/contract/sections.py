@@ -7,30 +7,114 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from invariants.workload.templates import TENANT, USER, Templates
 
 Verb = Literal["select", "insert", "update", "delete", "truncate"]
 VERBS: tuple[str, ...] = get_args(Verb)
 Layer = Literal["privilege", "trigger"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
-Channel = Literal["primary-key-collision"]
+Channel = Literal["primary-key-collision", "sequence"]
 CHANNELS: tuple[str, ...] = get_args(Channel)
 Summary = Literal["tenant", "sum", "any", "age", "latest"]
 SUMMARIES: tuple[Summary, ...] = get_args(Summary)
 
 
 @dataclass(frozen=True)
-class Tenancy:
-    """Who the tenants are and how a session says which one it acts for."""
+class Members:
+    """A table that says which users are in which tenants: the columns that name them."""
 
-    root: str
+    table: str
+    user: str
+    tenant: str
+
+
+@dataclass(frozen=True)
+class Within:
+    """A level within the tenant: rows whose `column` names another one than the session's are
+    foreign, as another tenant's are. `root` has one row for each; templates call it `name`.
+    """
+
     column: str
-    setting: str
+    root: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Tenancy:
+    """Who the tenants are and how a session says which one it acts for.
+
+    `root` is None where no table lists them. `session` are the settings that a session makes, and
+    `role` the template of the role that a tenant has to itself, if it has one. Rows of `tables`
+    have the tenant in `column`; those of `scoped_by` belong to whom the row belongs that the
+    column refers to; those of `shared` to nobody. `tied` columns carry what the session says.
+    """
+
+    root: str | None
+    column: str
+    session: Templates
     tables: tuple[str, ...]
     erased_by: str | None = None
+    role: str | None = None
+    scoped_by: Mapping[str, str] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    tied: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    members: Members | None = None
+    within: tuple[Within, ...] = ()
+
+    @cached_property
+    def owned(self) -> tuple[str, ...]:
+        """The tables whose rows belong to a tenant, by a column or through a parent."""
+        return (*self.tables, *self.scoped_by)
+
+    @cached_property
+    def rooted(self) -> tuple[str, ...]:
+        """Those and the table of the tenants themselves."""
+        return (*((self.root,) if self.root else ()), *self.owned)
+
+    @cached_property
+    def settings(self) -> tuple[str, ...]:
+        """The names of the settings that a session makes."""
+        return tuple(name for name, _ in self.session.settings)
+
+    @property
+    def names_user(self) -> bool:
+        """Whether a session says for which user it acts."""
+        return USER in self.session.names
+
+    @property
+    def names_tenant(self) -> bool:
+        """Whether a session says for which tenant it acts, by a setting."""
+        return TENANT in self.session.names
+
+    def tenant_of_role(self, role: str) -> str | None:
+        """The tenant that has a role to itself; None for any other role."""
+        if self.role is None:
+            return None
+        before, _, after = self.role.partition(_TENANT_PLACE)
+        inner = role[len(before) : len(role) - len(after)]
+        fits = role.startswith(before) and role.endswith(after) and len(inner) > 0
+        return inner if fits and before + inner + after == role else None
+
+    def role_of(self, tenant: str) -> str | None:
+        """The role that a tenant has to itself."""
+        return self.role and self.role.replace(_TENANT_PLACE, tenant)
+
+
+_TENANT_PLACE = f"{{{TENANT}}}"
+
+
+@dataclass(frozen=True)
+class WrittenByTriggers:
+    """Columns and tables that triggers write: what is in them is not the client's to decide."""
+
+    columns: frozenset[tuple[str, str]] = frozenset()
+    tables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,7 +133,7 @@ class AppendOnly:
 class Sum:
     """Rows of `table` grouped by tenant and `group_by` add up to a column of another table.
 
-    `tolerance` is in the unit of the amount (cents here).
+    `tolerance` is in the unit of the amount.
     """
 
     table: str
@@ -58,7 +142,7 @@ class Sum:
     total_table: str
     total_column: str
     total_key: str
-    tolerance: int
+    tolerance: int | Decimal
 
 
 @dataclass(frozen=True)
@@ -96,7 +180,8 @@ class Ledger:
 
     A posting names the row it posts in `posts` and carries that row's amount. A correction also
     names the posting it corrects, in `corrects`; a posting and its corrections together are never
-    below zero. `corrects` is None where there are no corrections.
+    below zero. `corrects` is None where there are no corrections. With `partial` several postings
+    may name one source, and add up to at most its amount.
     """
 
     table: str
@@ -105,6 +190,7 @@ class Ledger:
     source_table: str
     source_amount: str
     corrects: str | None = None
+    partial: bool = False
 
     def is_correction(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the table corrects another."""

@@ -43,6 +43,10 @@ def check(workload: Workload, contract: Contract, catalog: Catalog) -> None:
     fitting = _Fitting(contract, catalog)
     root = contract.tenancy.root
     for i, tenant in enumerate(workload.tenants):
+        if root is None:
+            if tenant.columns:
+                raise Misfit(f"tenants[{i}].row", "no table lists tenants", "leave it empty")
+            continue
         fitting.columns(
             fitting.relation(f"tenants[{i}]", root), tenant.columns, f"tenants[{i}].row"
         )
@@ -76,6 +80,13 @@ class _Fitting:
                 f"the contract has no role {quoted(role)}",
                 f'use one of: "", {", ".join(known)}',
             )
+        for name, _ in operation.actor.said:
+            names = self.contract.tenancy.session.names
+            if name not in names:
+                told = ", ".join(sorted(names)) or "none"
+                raise Misfit(
+                    f"{place}.said", f"no session says {quoted(name)}", f"use one of: {told}"
+                )
         for i, statement in enumerate(operation.statements):
             at = f"{place}.statements[{i}]"
             self.statement(statement, at)

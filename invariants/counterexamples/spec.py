@@ -32,7 +32,7 @@ class _Spec:
     def __init__(self, case: Case, violation: Violation, title: str) -> None:
         self.case, self.violation, self.title = case, violation, title
         self.workload = case.history.workload
-        self.setting = case.contract.tenancy.setting
+        self.templates = case.contract.tenancy.session
         # By session, its steps by name; then the order in which they are run.
         self.sessions: dict[str, dict[str, list[str]]] = {}
         self.order: list[str] = []
@@ -89,7 +89,7 @@ class _Spec:
             operation = step.operation
             unset = operation.actor.lacks_setting
             plain = plain and step.error is None and not (unset and setting_made)
-            setting_made = setting_made or operation.actor.tenant is not None
+            setting_made = setting_made or not operation.actor.silent
             if plain:
                 yield list(self._operation(operation))
                 yield from self._asked(step.index)
@@ -104,13 +104,13 @@ class _Spec:
 
     def _operation(self, operation: Operation) -> Iterator[str]:
         # Sent as one query, and so one transaction, undone as a whole where one is refused.
-        yield from (f"{line};" for line in sql.acting(operation, self.setting))
+        yield from (f"{line};" for line in sql.acting(operation, self.templates))
         yield from map(_spelled, operation.statements)
 
     def _part(self, place: Place, part: int) -> Iterator[str]:
         transaction = place.transaction
         if part == 0:
-            yield from (f"{line};" for line in sql.opening(transaction, self.setting))
+            yield from (f"{line};" for line in sql.opening(transaction, self.templates))
         statements = transaction.operation.statements
         if part < len(statements):
             yield _spelled(statements[part])

@@ -29,7 +29,7 @@ def windows(case: Case, violation: Violation, title: str) -> str:
 class _Windows:
     def __init__(self, case: Case, violation: Violation, title: str) -> None:
         self.script = Script(case, violation, title)
-        self.violation, self.setting = violation, case.contract.tenancy.setting
+        self.violation, self.templates = violation, case.contract.tenancy.session
         self.count = len(case.history.workload.sessions)
         self.sendings = list(sendings(case.history))
         self.steps = {s.place: s for s in case.history.steps if s.place is not None}
@@ -158,7 +158,7 @@ class _Windows:
                 yield from reconnecting()
                 yield f"{DEADLOCKS_AT_ONCE};"
                 self.setting_made.remove(window)
-        elif actor.tenant is not None:
+        elif not actor.silent:
             self.setting_made.add(window)
         yield "\\set ok true"
         yield "\\set open true"
@@ -177,7 +177,7 @@ class _Windows:
         for part in sending.parts:
             yield "\\if :open"
             if part == 0:
-                yield from (f"{line};" for line in sql.opening(transaction, self.setting))
+                yield from (f"{line};" for line in sql.opening(transaction, self.templates))
             if part < len(statements):
                 yield from self.script.statement(statements[part])
             else:

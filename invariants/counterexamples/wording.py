@@ -53,11 +53,14 @@ def named(line: str, names: Mapping[str, str]) -> str:
 def who(actor: Actor, names: Mapping[str, str], application: Sequence[str]) -> str:
     """An actor; `application` are the roles for which it is worth a word that no tenant is set."""
     words = actor.role or "the operator"
-    if actor.tenant is not None:
+    said = ", ".join(f"{name} {named(value, names)}" for name, value in actor.said)
+    if said and not actor.tenant:
+        words += f" as {said}"
+    elif actor.tenant is not None:
         words += f" for {named(actor.tenant, names)}" if actor.tenant else ", empty tenant setting"
     elif actor.role in application:
         words += ", no tenant setting"
-    return words
+    return f"{words} ({said})" if said and actor.tenant else words
 
 
 def sent_before(history: History, step: Step) -> bool:

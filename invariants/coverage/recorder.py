@@ -113,7 +113,8 @@ class Recorder:
         if index is None:
             index = self._indexes[id(case.catalog)] = _Index(case.catalog)
         root = self.contract.tenancy.root
-        for tenant in case.history.workload.tenants:
+        for tenant in case.history.workload.tenants if root else ():
+            assert root is not None
             if row := case.history.initial.find(root, (tenant.id,)):
                 index.look_at(Change(root, None, row))
         for step in case.history.steps:

@@ -31,10 +31,8 @@ from invariants.workload.operations import (
     OPERATOR,
     Actor,
     Copy,
-    Insert,
     Operation,
     Refresh,
-    Tenant,
     Workload,
 )
 
@@ -125,7 +123,8 @@ class Executor:
         self._finish_reset()
         self._runs += 1
         self._refresh_before(workload)
-        opening: list[Batch] = [self._tenant(t) for t in workload.tenants]
+        made = (t.made(self.contract.tenancy.root) for t in workload.tenants)
+        opening: list[Batch] = [(OPERATOR, [sql.parametrised(i)]) for i in made if i is not None]
         known = len(opening)
         if states:
             opening.append(self._rows.batch)
@@ -155,7 +154,7 @@ class Executor:
         """Let the sessions go on from where the operations have led."""
         if self._interleaver is None:
             self._interleaver = Interleaver(
-                self._connect, self.contract.tenancy.setting, self._rows.batch, self._state
+                self._connect, self.contract.tenancy.session, self._rows.batch, self._state
             )
         workload = history.workload
         came = self._interleaver.run(
@@ -217,12 +216,13 @@ class Executor:
     def _become(self, actor: Actor, leaks: bool = False) -> list[Query]:
         # One statement, because the answers to it are counted.
         more = "".join(f", set_config('{s}', 'off', true)" for s in sql.SCANS_OFF) if leaks else ""
-        if actor.tenant is None:
-            return [(f"SELECT set_config('role', $1, true){more}", (actor.role or "none",))]
+        values = self.contract.tenancy.session.values(actor)
+        count = 2 * len(values)
+        made = "".join(f"set_config(${i}, ${i + 1}, true), " for i in range(1, count, 2))
         return [
             (
-                f"SELECT set_config($1, $2, true), set_config('role', $3, true){more}",
-                (self.contract.tenancy.setting, actor.tenant, actor.role or "none"),
+                f"SELECT {made}set_config('role', ${count + 1}, true){more}",
+                (*(part for pair in values for part in pair), actor.role or "none"),
             )
         ]
 
@@ -233,11 +233,7 @@ class Executor:
         wire = self._session(operation.actor)
         query, _ = sql.parametrised(statement)
         reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
-        return replace(reply, answers=(*([_CONFIGURED] if not reply.error else ()), *reply.answers))
-
-    def _tenant(self, tenant: Tenant) -> Batch:
-        insert = Insert(self.contract.tenancy.root, tenant.columns, (tenant.row,))
-        return OPERATOR, [sql.parametrised(insert)]
+        return Reply((*([_CONFIGURED] if not reply.error else ()), *reply.answers), reply.error)
 
     def _reset(self) -> list[Batch]:
         """The transactions that put the database back to the baseline."""
@@ -304,7 +300,7 @@ class Executor:
             self._last = self._unknown()
             state = self._empty
             steps = tuple(
-                Step(i, o, r.answers[1:], r.error, state, state, notices=r.notices)
+                Step(i, o, r.answers[1:], r.error, state, state)
                 for i, (o, r) in enumerate(zip(workload.operations, replies, strict=True))
             )
             return History(workload, steps, state)
@@ -318,8 +314,7 @@ class Executor:
             self.meanwhile()
             reply = next(answers)
             after = state if operation.reads_only else self._state(next(answers), state)
-            came, told = reply.answers[1:], reply.notices
-            made.append(Step(i, operation, came, reply.error, state, after, notices=told))
+            made.append(Step(i, operation, reply.answers[1:], reply.error, state, after))
             state = after
         self._last = state
         return History(workload, tuple(made), initial, time.time() + self._clock_ahead)
@@ -390,7 +385,7 @@ class Executor:
             *more,
             f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'",
             "SET TimeZone = 'UTC'",
-            f"SET client_min_messages = '{'error' if role == OPERATOR else 'notice'}'",
+            "SET client_min_messages = 'error'",
             "SET DateStyle = 'ISO'",
             "SET plan_cache_mode = 'force_generic_plan'",
         )

@@ -19,6 +19,7 @@ from invariants.execution.history import Place, State, Step, Turn
 from invariants.execution.wire import Answer, Batch, Query, Reply, Wire
 from invariants.workload import sql
 from invariants.workload.operations import OPERATOR, Session, Transaction
+from invariants.workload.templates import Templates
 
 # No statement of a workload works that long; whoever waits that long would wait for ever.
 PATIENCE_SECONDS: Final = 10
@@ -91,11 +92,11 @@ class Interleaver:
     def __init__(
         self,
         connect: Callable[[str], Wire],
-        setting: str,
+        templates: Templates,
         snapshot: Batch,
         state: Callable[[Reply, State], State],
     ) -> None:
-        self.setting, self._connect = setting, connect
+        self.templates, self._connect = templates, connect
         # What asks for the committed rows, and what makes a state of the answer and the last state.
         self.snapshot, self.state = snapshot, state
         self.turns_sent = 0
@@ -139,7 +140,7 @@ class Interleaver:
         """What a turn sends."""
         queries: list[Query] = []
         if part == 0:
-            queries += map(_plain, sql.opening(transaction, self.setting, login=True))
+            queries += map(_plain, sql.opening(transaction, self.templates, login=True))
         statements = transaction.operation.statements
         if part < len(statements):
             queries.append(sql.parametrised(statements[part]))

@@ -21,7 +21,6 @@ from invariants.workload.operations import (
     OPERATOR,
     Actor,
     Copy,
-    Insert,
     Operation,
     Statement,
     Workload,
@@ -49,7 +48,7 @@ class PlainExecutor:
         self.conninfo, self.contract, self.catalog = conninfo, contract, catalog
         self.login, self.direct, self.password = login, direct, password
         self._sessions: dict[tuple[str, bool], psycopg.Connection[Any]] = {}
-        self._settings: dict[tuple[str, bool], str] = {}
+        self._settings: dict[tuple[str, bool], tuple[tuple[str, str], ...]] = {}
         self._operator = self._connect(conninfo)
         self._baseline = {t: self._rows(t) for t in catalog.tables}
 
@@ -73,9 +72,9 @@ class PlainExecutor:
     def run(self, workload: Workload) -> tuple[Reply, ...]:
         """Create the tenants, then send each operation; returns what came of the operations."""
         for tenant in workload.tenants:
-            insert = Insert(self.contract.tenancy.root, tenant.columns, (tenant.row,))
-            with self._operator.transaction():
-                _answered(self._operator, insert)
+            if (insert := tenant.made(self.contract.tenancy.root)) is not None:
+                with self._operator.transaction():
+                    _answered(self._operator, insert)
         return tuple(self._operation(o) for o in workload.operations)
 
     def reset(self) -> None:
@@ -120,18 +119,18 @@ class PlainExecutor:
         return Reply(tuple(answers))
 
     def _session(self, actor: Actor) -> psycopg.Connection[Any]:
-        if actor.role == OPERATOR and actor.tenant is None:
+        if actor.role == OPERATOR and actor.silent:
             return self._operator
         # A setting once made is never unset again in its session, only emptied.
-        key = actor.role, actor.tenant is not None
+        key = actor.role, not actor.silent
         if key not in self._sessions:
             self._sessions[key] = self._connect(self._conninfo(actor.role))
         session = self._sessions[key]
-        if self.direct and actor.tenant is not None and self._settings.get(key) != actor.tenant:
-            session.execute(
-                "SELECT set_config($1, $2, false)", (self.contract.tenancy.setting, actor.tenant)
-            )
-            self._settings[key] = actor.tenant
+        values = self.contract.tenancy.session.values(actor)
+        if self.direct and values and self._settings.get(key) != values:
+            for pair in values:
+                session.execute("SELECT set_config($1, $2, false)", pair)
+            self._settings[key] = values
         return session
 
     def _conninfo(self, role: str) -> str:
@@ -142,10 +141,8 @@ class PlainExecutor:
         return self.login(role).conninfo
 
     def _become(self, session: psycopg.Connection[Any], actor: Actor) -> None:
-        if actor.tenant is not None:
-            session.execute(
-                "SELECT set_config($1, $2, true)", (self.contract.tenancy.setting, actor.tenant)
-            )
+        for pair in self.contract.tenancy.session.values(actor):
+            session.execute("SELECT set_config($1, $2, true)", pair)
         session.execute("SELECT set_config('role', $1, true)", (actor.role or "none",))
 
     def _connect(self, conninfo: str) -> psycopg.Connection[Any]:
@@ -182,8 +179,6 @@ def _refusal(error: psycopg.Error) -> ServerError:
     return ServerError(
         sqlstate=error.sqlstate or "",
         message=diag.message_primary or str(error),
-        detail=diag.message_detail or "",
-        hint=diag.message_hint or "",
         relation=diag.table_name or "",
         column=diag.column_name or "",
         constraint=diag.constraint_name or "",

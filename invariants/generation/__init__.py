@@ -46,5 +46,5 @@ def check(contract: Contract, catalog: Catalog) -> None:
     loading.check(contract, catalog)
     written = strategies_of(contract).rows
     require_generable(
-        contract, catalog, frozenset(t for t in contract.tenancy.tables if t in written)
+        contract, catalog, frozenset(t for t in contract.tenancy.owned if t in written)
     )

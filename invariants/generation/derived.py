@@ -117,7 +117,7 @@ def column_value(world: World, table: str, name: str, tenant: str, *, hostile: i
     relation = world.catalog.tables[table]
     column = relation.columns[name]
     if name == world.contract.tenancy.column:
-        return world.other(tenant) if world.chance(hostile) else tenant
+        return world.cast.value(world.other(tenant) if world.chance(hostile) else tenant)
     foreign = relation.foreign_key_of(name)
     if foreign is not None:
         position = foreign.columns.index(name)
@@ -164,7 +164,7 @@ def derived_row(world: World, table: str, tenant: str) -> dict[str, Value]:
         if relation.primary_key == (column.name,) and column.type == "uuid":
             row[column.name] = world.new_id(table)
         elif column.name == world.contract.tenancy.column:
-            row[column.name] = tenant
+            row[column.name] = world.cast.value(tenant)
         elif column.has_default and world.chance(60):
             continue
         else:
@@ -177,7 +177,7 @@ def require_generable(contract: Contract, catalog: Catalog, written: frozenset[s
 
     Raises `UsageError` naming table and column when a column's type is not known here.
     """
-    for name in contract.tenancy.tables:
+    for name in contract.tenancy.owned:
         if name in written:
             continue
         relation = catalog.tables[name]

@@ -100,7 +100,7 @@ def _stage(
         world = World(contract, catalog, draw, strategies)
         people = tenants(world, 2)
         scene = make(world)
-        return Workload(people, scene.before), scene
+        return Workload(people, (*world.given, *scene.before)), scene
 
     return build()
 
@@ -145,7 +145,7 @@ def _first_splits(world: World, rule: Sum) -> Scene:
     acts = [Operation(r.actor, (in_one([r]),)) for r in rows]
     for role in repairers(world, rule.total_table) or [rows[0].actor.role]:
         acts += [
-            Operation(Actor(role, tenant), (statement,))
+            Operation(world.actor(role, tenant), (statement,))
             for statement in (
                 Update(rule.total_table, ((rule.total_column, TOTAL // 2),), total),
                 Delete(rule.total_table, total),
@@ -202,7 +202,7 @@ def _postings(world: World, rule: Ledger) -> Scene:
         (
             posting.inserted(),
             posting.renewed(world).inserted(),
-            *(Operation(Actor(role, tenant), (s,)) for s in statements),
+            *(Operation(world.actor(role, tenant), (s,)) for s in statements),
         ),
     )
 
@@ -218,7 +218,7 @@ def _corrections(world: World, rule: Ledger) -> Scene:
     ]
     for role in repairers(world, rule.table):
         acts += [
-            Operation(Actor(role, tenant), (statement,))
+            Operation(world.actor(role, tenant), (statement,))
             for statement in (
                 Update(rule.table, ((rule.amount, 0),), key_of(world, raised)),
                 Delete(rule.table, key_of(world, raised)),
@@ -282,7 +282,7 @@ def _repairs_of(world: World, table: str, role: str) -> Scene:
     """A row repaired, removed, and gone with its tenant."""
     tenant = world.tenants[0]
     *before, row = lawful(world, table, tenant, TOTAL)
-    where, actor = key_of(world, row), Actor(role, tenant)
+    where, actor = key_of(world, row), world.actor(role, tenant)
     return Scene(
         (*(r.inserted() for r in before), row.inserted()),
         (
@@ -295,7 +295,7 @@ def _repairs_of(world: World, table: str, role: str) -> Scene:
 
 def _erasures(contract: Contract, catalog: Catalog) -> Scenes:
     if contract.tenancy.erased_by:
-        for table in contract.tenancy.tables:
+        for table in contract.tenancy.owned:
             if identified(catalog, table):
                 yield partial(_erasure, table=table)
 

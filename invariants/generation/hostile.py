@@ -24,7 +24,7 @@ from invariants.workload.operations import (
 @engine_operation("record", weight=4)
 def record(world: World) -> Operation:
     """A new row in any tenant-scoped table, by a role that may insert it."""
-    table = world.pick(world.contract.tenancy.tables)
+    table = world.pick(world.contract.tenancy.owned)
     tenant = world.tenant()
     row = new_row(world, table, tenant)
     role = world.writer("insert", table)
@@ -34,7 +34,7 @@ def record(world: World) -> Operation:
 @engine_operation("tamper", weight=8)
 def tamper(world: World) -> Operation:
     """Any kind of write to any tenant-scoped table, aimed at anyone's row, by any role."""
-    table = world.pick(world.contract.tenancy.tables)
+    table = world.pick(world.contract.tenancy.owned)
     tenant = world.tenant()
     setting = world.any_setting() if world.chance(15) else tenant
     known = (
@@ -57,9 +57,9 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
     shape = world.below(10)
     whose = world.contract.tenancy.column
     if shape < 3:
-        if world.chance(15):
+        if world.chance(15) and whose in relation.columns:
             # Whose a row is matters most, and is but one column of many.
-            return Update(table, ((whose, world.other(tenant)),), where)
+            return Update(table, ((whose, world.cast.value(world.other(tenant))),), where)
         column = world.pick(tuple(relation.columns))
         return Update(
             table, ((column, column_value(world, table, column, tenant, hostile=25)),), where
@@ -67,8 +67,8 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
     if shape < 5:
         return Delete(table, where)
     row = {**new_row(world, table, tenant)}
-    if world.chance(10):
-        row[whose] = world.other(tenant)
+    if world.chance(10) and whose in row:
+        row[whose] = world.cast.value(world.other(tenant))
     if known is not None:
         row.update(zip(relation.primary_key, known.key, strict=True))
     settable = tuple(c for c in row if c not in relation.primary_key)
@@ -91,7 +91,8 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
 def truncate(world: World) -> Operation:
     """TRUNCATE of any tenant-scoped table, or of the tenants, by any role."""
     tenancy = world.contract.tenancy
-    table = tenancy.root if world.chance(15) else world.pick(tenancy.tables)
+    table = tenancy.root if world.chance(15) else None
+    table = table or world.pick(tenancy.owned)
     return world.operation(world.any_role(), world.tenant(), Truncate(table, world.chance(60)))
 
 
@@ -162,9 +163,11 @@ def repair(world: World) -> Operation | None:
 def erase(world: World) -> Operation | None:
     """The erasure of a tenant by the role that may, or tried by one that must not."""
     role, root = world.contract.tenancy.erased_by, world.contract.tenancy.root
+    if root is None:
+        return None
     key = world.id_column(root)
     tenant = world.tenant()
-    removal = Delete(root, ((key, tenant),))
+    removal = Delete(root, ((key, world.cast.value(tenant)),))
     if role is None or world.chance(30):
         return world.operation(world.any_role(), tenant, removal)
     return world.operation(role, None, removal)

@@ -72,7 +72,7 @@ def lawful(
     contract, number = world.contract, world.next("sweep")
     relation = world.catalog.tables[table]
     before: list[LawfulRow] = []
-    if table not in contract.tenancy.tables:
+    if table not in contract.tenancy.owned:
         if table == contract.tenancy.root:
             values = new_row(world, table, ident(table, 1000 + number))
             return [LawfulRow(table, Actor(OPERATOR), values)]
@@ -89,7 +89,7 @@ def lawful(
         if parent not in below:
             before += lawful(world, parent, tenant, total, (*below, table))
     values = new_row(world, table, tenant)
-    parents = {c for c, t in contract.references(table) if t in contract.tenancy.tables}
+    parents = {c for c, t in contract.references(table) if t in contract.tenancy.owned}
     for rule in contract.idempotency:
         # A key that names a row just made is new by that.
         if rule.table != table or parents & set(rule.keys[0]):
@@ -105,7 +105,7 @@ def lawful(
             values[sums.total_column] = total
         if sums.table == table:
             values[sums.amount] = total
-    return [*before, LawfulRow(table, Actor(world.writer("insert", table), tenant), values)]
+    return [*before, LawfulRow(table, world.actor(world.writer("insert", table), tenant), values)]
 
 
 def _parents(world: World, table: str) -> list[str]:
@@ -113,4 +113,4 @@ def _parents(world: World, table: str) -> list[str]:
     relation = world.catalog.tables[table]
     named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
     named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
-    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.tables and t != table]
+    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.owned and t != table]

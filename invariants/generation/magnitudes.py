@@ -41,7 +41,7 @@ def magnitudes(
 
 
 def _by_a_hair(world: World, rule: Sum, total: int, most: int) -> list[Operation]:
-    tenant, hair = world.tenants[0], rule.tolerance
+    tenant, hair = world.tenants[0], int(rule.tolerance)
     made: list[Operation] = []
     half = total // 2 + 1
     for miss in (0, hair + 1, -hair - 1, max(total // _REAL_LOSES, hair + 1)):

@@ -15,7 +15,6 @@ from invariants.generation.ruled import TOTAL
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import (
-    Actor,
     Delete,
     Operation,
     Statement,
@@ -38,7 +37,7 @@ def parents(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
 
 def _bereaved(world: World, table: str, role: str) -> list[Operation]:
     tenant = world.tenants[0]
-    actor = Actor(role, tenant)
+    actor = world.actor(role, tenant)
     made: list[Operation] = []
     for attack in (_rekeyed, _removed):
         *before, row = referring(world, table, tenant)
@@ -58,7 +57,7 @@ def referring(
     """
     *before, row = lawful(world, table, tenant, TOTAL)
     tenancy = world.contract.tenancy
-    if table not in tenancy.tables:
+    if table not in tenancy.owned:
         return [*before, row]
     relation = world.catalog.tables[table]
     for key in relation.foreign_keys:

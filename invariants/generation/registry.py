@@ -154,4 +154,4 @@ def made_row(world: World, table: str, tenant: str) -> Values:
     strategy = world.strategies.rows.get(table)
     made: Any = strategy(world, tenant) if strategy else derived_row(world, table, tenant)
     values: Values = world.draw(made) if isinstance(made, SearchStrategy) else made
-    return values
+    return {**values, **world.cast.carried(table, tenant)} if tenant else values

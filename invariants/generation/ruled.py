@@ -42,9 +42,9 @@ def codes_of(contract: Contract, catalog: Catalog) -> Iterator[tuple[Taxonomy, s
 def erasing(world: World, tenant: str) -> tuple[Operation, ...]:
     """The operation that erases a tenant, if the contract has a role for it."""
     tenancy = world.contract.tenancy
-    if tenancy.erased_by is None:
+    if tenancy.erased_by is None or tenancy.root is None:
         return ()
-    where = ((world.id_column(tenancy.root), tenant),)
+    where = ((world.id_column(tenancy.root), world.cast.value(tenant)),)
     return (Operation(Actor(tenancy.erased_by), (Delete(tenancy.root, where),)),)
 
 
@@ -82,7 +82,7 @@ def in_one(rows: Sequence[LawfulRow]) -> Insert:
 
 def changer(world: World, verb: str, row: LawfulRow) -> Actor:
     """Who may do this to the row, for its tenant."""
-    return Actor(world.writer(verb, row.table), row.actor.tenant)
+    return world.actor(world.writer(verb, row.table), row.actor.tenant)
 
 
 def repairers(world: World, table: str) -> list[str]:

@@ -63,7 +63,7 @@ def sums(contract: Contract, catalog: Catalog) -> Stories:
 
 
 def _splits(world: World, rule: Sum) -> list[Operation]:
-    tenant, hair = world.tenants[0], rule.tolerance
+    tenant, hair = world.tenants[0], int(rule.tolerance)
     made: list[Operation] = []
     for amounts in (
         (60, 40),
@@ -89,7 +89,7 @@ def _splits(world: World, rule: Sum) -> list[Operation]:
 
 
 def _changes_of_parts(world: World, rule: Sum) -> list[Operation]:
-    tenant, hair = world.tenants[0], rule.tolerance
+    tenant, hair = world.tenants[0], int(rule.tolerance)
     before, rows = parts_of_total(world, rule, tenant, (60, 40))
     actor = changer(world, "update", rows[1])
 
@@ -159,13 +159,13 @@ def _neighbours(world: World, rule: Sum) -> list[Operation]:
 
 
 def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
-    tenant, hair = world.tenants[0], rule.tolerance
+    tenant, hair = world.tenants[0], int(rule.tolerance)
     earlier = _neighbours(world, rule)
     before, rows = parts_of_total(world, rule, tenant, (60, 40))
     repairing = repairers(world, rule.total_table) or [rows[0].actor.role]
     where = ((world.id_column(rule.total_table), rows[0].values[rule.total_key]),)
     amounts = (TOTAL + hair, TOTAL + hair + 1, TOTAL - hair, TOTAL - hair - 1, 0, TOTAL)
-    actor = Actor(repairing[0], tenant)
+    actor = world.actor(repairing[0], tenant)
 
     def change(amount: int) -> Update:
         return Update(rule.total_table, ((rule.total_column, amount),), where)
@@ -185,7 +185,7 @@ def _changes_of_total(world: World, rule: Sum) -> list[Operation]:
 
 def _totals_side_by_side(world: World, rule: Sum) -> list[Operation]:
     """Three totals, each of them changed: whichever is taken for another's, two are then wrong."""
-    tenant, hair = world.tenants[0], rule.tolerance
+    tenant, hair = world.tenants[0], int(rule.tolerance)
     groups = [parts_of_total(world, rule, tenant, (60, 40)) for _ in "abc"]
     made = [
         o for before, rows in groups for o in (*before, Operation(rows[0].actor, (in_one(rows),)))
@@ -196,7 +196,8 @@ def _totals_side_by_side(world: World, rule: Sum) -> list[Operation]:
         where = ((key, row.values[rule.total_key]),)
         made += [
             Operation(
-                Actor(role, tenant), (Update(rule.total_table, ((rule.total_column, a),), where),)
+                world.actor(role, tenant),
+                (Update(rule.total_table, ((rule.total_column, a),), where),),
             )
             for a in (TOTAL + hair + 1, TOTAL)
         ]
@@ -271,7 +272,7 @@ def _sources_of_postings(world: World, rule: Ledger) -> list[Operation]:
     return [
         *before,
         posting.inserted(),
-        *(Operation(Actor(role, tenant), (s,)) for s in statements),
+        *(Operation(world.actor(role, tenant), (s,)) for s in statements),
     ]
 
 
@@ -324,7 +325,10 @@ def _strange_corrections(world: World, rule: Ledger) -> list[Operation]:
         strange(**{rule.corrects: second.values[key], rule.amount: 5}),
         strange(**{rule.corrects: ident("nobody's", 1)}),
         strange(**{owner: other}, **{rule.amount: 5}),
-        replace(strange(**{owner: other}), actor=Actor(posting.actor.role, other)),
+        replace(
+            strange(**{owner: world.cast.value(other)}),
+            actor=world.actor(posting.actor.role, other),
+        ),
     ]
 
 
@@ -358,15 +362,15 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             posting.inserted(),
             second.inserted(),
             correction.inserted(),
-            *(Operation(Actor(role, tenant), (s,)) for s in repairs[:8]),
+            *(Operation(world.actor(role, tenant), (s,)) for s in repairs[:8]),
             Operation(
-                Actor(role, tenant),
+                world.actor(role, tenant),
                 tuple(Update(rule.table, ((rule.amount, a),), row) for a in (-TOTAL - 1, -TOTAL)),
             ),
             last.inserted(**{rule.amount: 5}),
             correcting(world, rule, posting, -5).inserted(),
-            Operation(Actor(role, tenant), (Delete(rule.table, key_of(world, last)),)),
-            *(Operation(Actor(role, tenant), (s,)) for s in repairs[8:]),
+            Operation(world.actor(role, tenant), (Delete(rule.table, key_of(world, last)),)),
+            *(Operation(world.actor(role, tenant), (s,)) for s in repairs[8:]),
         ]
     return made
 
@@ -402,7 +406,9 @@ def _deliveries(world: World, rule: Idempotency, position: int) -> list[Operatio
             made.append(Operation(row.actor, (message,), delivery))
         made.append(row.renewed(world).inserted())
     # The other tenant sends the first one's message, to be ignored if it is there.
-    message = in_one([rows[0].renewed(world, **{world.contract.tenancy.column: other})])
+    message = in_one(
+        [rows[0].renewed(world, **{world.contract.tenancy.column: world.cast.value(other)})]
+    )
     stolen = replace(message, conflict=Conflict())
     made.append(Operation(rows[1].actor, (stolen,)))
     return [*made, *_other_keys(world, rule, rows[0], position)]
@@ -485,7 +491,7 @@ def _erasure(world: World) -> list[Operation]:
     contract = world.contract
     made: list[Operation] = []
     for tenant in world.tenants:
-        for table in contract.tenancy.tables:
+        for table in contract.tenancy.owned:
             made += [r.inserted() for r in lawful(world, table, tenant, TOTAL)]
         for rule in contract.ledgers:
             if rule.corrects and identified(world.catalog, rule.table):

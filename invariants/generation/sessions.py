@@ -41,7 +41,7 @@ def concurrent(world: World, weighted: Sequence[Registered], most: int) -> Workl
         # Sessions of two tenants hardly ever meet.
         world.sole = world.tenant()
     # What is refused to begin with nobody can meet at.
-    tables = [t for t in world.contract.tenancy.tables if t in world.catalog.tables]
+    tables = [t for t in world.contract.tenancy.owned if t in world.catalog.tables]
     before = [
         row.inserted()
         for _ in range(1 + world.below(2))
@@ -64,7 +64,11 @@ def concurrent(world: World, weighted: Sequence[Registered], most: int) -> Workl
         sessions.append(_session(own, weighted, None if mixed else level))
         messages += own.messages[len(messages) :]
     return Workload(
-        people, tuple(before), "", tuple(sessions), _schedule(world, [*map(_turns, sessions)])
+        people,
+        (*world.given, *before),
+        "",
+        tuple(sessions),
+        _schedule(world, [*map(_turns, sessions)]),
     )
 
 

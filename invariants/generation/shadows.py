@@ -23,7 +23,7 @@ def shadows(contract: Contract, catalog: Catalog) -> Stories:
     """Every lawful use of a table with temporary objects of the names that functions look for."""
     if not catalog.sought:
         return
-    for table in contract.tenancy.tables:
+    for table in contract.tenancy.owned:
         yield "", partial(_written_in_shadow, table=table)
     for rule in contract.ledgers:
         tables = (rule.table, rule.source_table)
@@ -64,7 +64,7 @@ def _corrected_in_shadow(world: World, rule: Ledger) -> list[Operation]:
 
 def _read_in_shadow(world: World) -> list[Operation]:
     contract, tenant = world.contract, world.tenants[0]
-    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
+    made = [r.inserted() for t in contract.tenancy.owned for r in lawful(world, t, tenant, 100)]
     for role in contract.application_roles:
         read = [r for r in world.catalog.relations if contract.may(role, "select", r)]
         made.append(
@@ -76,8 +76,9 @@ def _read_in_shadow(world: World) -> list[Operation]:
 def _erased_in_shadow(world: World, role: str) -> list[Operation]:
     contract, tenant = world.contract, world.tenants[0]
     root = contract.tenancy.root
-    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, tenant, 100)]
-    erasure = Delete(root, ((world.id_column(root), tenant),))
+    assert root is not None
+    made = [r.inserted() for t in contract.tenancy.owned for r in lawful(world, t, tenant, 100)]
+    erasure = Delete(root, ((world.id_column(root), world.cast.value(tenant)),))
     return [*made, world.operation(role, None, *_shadowing(world, root), erasure)]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -30,8 +31,7 @@ from invariants.generation.parents import parents
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
-from invariants.generation.trespasses import trespasses, twins
-from invariants.generation.world import UNKNOWN_TENANT, Draw, World
+from invariants.generation.world import Draw, World
 from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
     Actor,
@@ -65,6 +65,7 @@ def sweeps(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterat
             yield plainest(_workload(contract, catalog, premise, make))
 
 
+T = TypeVar("T")
 _Make = Callable[[World], list[Operation]]
 _Sweep = Callable[[Contract, Catalog], Iterator[tuple[str, _Make]]]
 
@@ -78,47 +79,50 @@ def _workload(
     def build(draw: Draw[Any]) -> Workload:
         world = World(contract, catalog, draw, strategies)
         people = tenants(world, 2)
-        return Workload(people, tuple(make(world)), premise)
+        made = make(world)
+        return Workload(people, (*world.given, *made), premise)
 
     return build()
 
 
-def _chunks(operations: list[Operation]) -> Iterator[list[Operation]]:
-    for start in range(0, len(operations), _OPERATIONS_MAX):
-        yield operations[start : start + _OPERATIONS_MAX]
+def _chunks(asked: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(asked), _OPERATIONS_MAX):
+        yield asked[start : start + _OPERATIONS_MAX]
 
 
 def _privileges(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """Every statement that the contract promises to a role, or does not, on tables without rows."""
-    tenant = ident(contract.tenancy.root, 1)
     asked = [
-        Operation(Actor(role, tenant), (statement,))
+        (role, statement)
         for role in (*contract.roles, ANYBODY)
         for relation in catalog.relations.values()
         for statement in _asking(contract, relation, role)
     ]
     asked += [
-        Operation(Actor(role, tenant), (statement,))
+        (role, statement)
         for role in (*contract.application_roles, ANYBODY)
         for statement in _taking(catalog)
     ]
     for chunk in _chunks(asked):
-        yield "", partial(_as_they_are, chunk)
+        yield "", partial(_asked, chunk)
     for table in _tables(contract):
         yield "", partial(_unpromised_inserts, table=table)
 
 
 def _tables(contract: Contract) -> tuple[str, ...]:
     return (
-        *contract.tenancy.tables,
-        contract.tenancy.root,
+        *contract.tenancy.owned,
+        *_root(contract),
         *(t.table for t in contract.taxonomies),
     )
 
 
-def _as_they_are(operations: list[Operation], world: World) -> list[Operation]:
-    del world
-    return operations
+def _root(contract: Contract) -> tuple[str, ...]:
+    return (contract.tenancy.root,) if contract.tenancy.root else ()
+
+
+def _asked(statements: list[tuple[str, Statement]], world: World) -> list[Operation]:
+    return [world.operation(role, world.tenants[0], s) for role, s in statements]
 
 
 def _taking(catalog: Catalog) -> Iterator[Statement]:
@@ -162,7 +166,7 @@ def _unpromised_inserts(world: World, table: str) -> list[Operation]:
     return [
         *(r.inserted() for r in before),
         *(
-            inserting(Actor(role, tenant), table, needed)
+            inserting(world.actor(role, tenant), table, needed)
             for role in (*contract.roles, ANYBODY)
             if not contract.may(role, "insert", table)
         ),
@@ -186,8 +190,7 @@ def _layers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]
         for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
             for role in contract.application_roles:
                 yield premise, partial(_attacks, table=rule.table, role=role)
-    root = contract.tenancy.root
-    for premise in ("", premises.GRANTED, premises.UNTRIGGERED):
+    for root, premise in product(_root(contract), ("", premises.GRANTED, premises.UNTRIGGERED)):
         yield premise, partial(_attacks_on_root, table=root)
 
 
@@ -215,7 +218,7 @@ def _attacks(world: World, table: str, role: str) -> list[Operation]:
     return [
         *(r.inserted() for r in before),
         row.inserted(),
-        *(Operation(Actor(role, tenant), (s,)) for s in statements),
+        *(Operation(world.actor(role, tenant), (s,)) for s in statements),
     ]
 
 
@@ -227,9 +230,9 @@ def _attacks_on_root(world: World, table: str) -> list[Operation]:
         for r in lawful(world, rule.table, tenant)
     ]
     key = world.id_column(table)
-    statements = (Delete(table, ((key, tenant),)), Truncate(table, cascade=True))
+    statements = (Delete(table, ((key, world.cast.value(tenant)),)), Truncate(table, cascade=True))
     return made + [
-        Operation(Actor(role, tenant), (s,))
+        Operation(world.actor(role, tenant), (s,))
         for role in world.contract.application_roles
         for s in statements
     ]
@@ -240,7 +243,7 @@ def _another(world: World, table: str, column: Column, now: Value) -> Value:
     values = valid_choices(world.catalog.tables[table], column, world.contract)
     others = [v for v in values if v != now]
     if column.name == world.contract.tenancy.column:
-        return world.other(world.tenants[0])
+        return world.cast.value(world.other(world.tenants[0]))
     return others[-1] if others else ident("another", 1) if column.type == "uuid" else None
 
 
@@ -248,14 +251,17 @@ def _leaks(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """Every relation read by a tenant without rows of its own, while another one has some."""
     yield "", partial(_readings, leaks=False)
     for relation in catalog.relations.values():
-        if contract.tenancy.column in relation.columns:
+        if (
+            contract.tenancy.column in relation.columns
+            or relation.name in contract.tenancy.scoped_by
+        ):
             yield "", partial(_readings, leaks=True, only=relation.name)
 
 
 def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
     watched, watching = world.tenants
     contract, catalog = world.contract, world.catalog
-    made = [r.inserted() for t in contract.tenancy.tables for r in lawful(world, t, watched, 100)]
+    made = [r.inserted() for t in contract.tenancy.owned for r in lawful(world, t, watched, 100)]
     made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
     for relation in catalog.relations.values():
         for role in contract.application_roles:
@@ -265,7 +271,7 @@ def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
                     for column in relation.columns
                 ]
             elif not leaks:
-                settings = (watching, None, "", UNKNOWN_TENANT)
+                settings = (watching, None, "", world.cast.unknown)
                 made += [world.operation(role, s, Select(relation.name)) for s in settings]
     return made
 
@@ -273,7 +279,7 @@ def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
 def _writes(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """Rows of one tenant written, changed and removed by a session for another one, or for none."""
     del catalog
-    for table in contract.tenancy.tables:
+    for table in contract.tenancy.owned:
         for role in (*contract.application_roles, *sorted(contract.repair_roles)):
             verbs = [v for v in ("insert", "update", "delete") if contract.may(role, v, table)]
             if verbs:
@@ -287,11 +293,11 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
     relation = world.catalog.tables[table]
     where = key_of(world, row)
     whose = world.contract.tenancy.column
-    for setting in (other, "", None, UNKNOWN_TENANT):
+    for setting in (other, "", None, world.cast.unknown):
         if "insert" in verbs:
             *parents, another = lawful(world, table, owner, 100)
             made += [*(r.inserted() for r in parents)]
-            made.append(inserting(Actor(role, setting), table, another.values))
+            made.append(inserting(world.actor(role, setting), table, another.values))
         if "update" in verbs:
             # Whatever a row takes: the plainest values may be those it has.
             for column in relation.columns.values():
@@ -299,21 +305,23 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
                     value = _another(world, table, column, row.values.get(column.name))
                     made.append(
                         Operation(
-                            Actor(role, setting), (Update(table, ((column.name, value),), where),)
+                            world.actor(role, setting),
+                            (Update(table, ((column.name, value),), where),),
                         )
                     )
                     break
         if "delete" in verbs:
-            made.append(Operation(Actor(role, setting), (Delete(table, where),)))
-    if "update" in verbs:
-        made.append(Operation(Actor(role, owner), (Update(table, ((whose, other),), where),)))
+            made.append(Operation(world.actor(role, setting), (Delete(table, where),)))
+    if "update" in verbs and whose in relation.columns:
+        moved = Update(table, ((whose, world.cast.value(other)),), where)
+        made.append(Operation(world.actor(role, owner), (moved,)))
     return made
 
 
 def _permitted(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """What the contract promises a role, on a row of its own tenant."""
     del catalog
-    for table in contract.tenancy.tables:
+    for table in contract.tenancy.owned:
         for role in (*contract.application_roles, *sorted(contract.repair_roles)):
             if any(contract.may(role, v, table) for v in VERBS):
                 yield "", partial(_own, table=table, role=role)
@@ -328,11 +336,13 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
         *before, row = lawful(world, table, tenant, 100)
         made.extend(r.inserted() for r in before)
         by_itself = contract.may(role, "insert", table)
-        made.append(inserting(Actor(role, tenant) if by_itself else row.actor, table, row.values))
+        made.append(
+            inserting(world.actor(role, tenant) if by_itself else row.actor, table, row.values)
+        )
         return key_of(world, row)
 
     where = written()
-    actor = Actor(role, tenant)
+    actor = world.actor(role, tenant)
     by_key = any(i.table == table for i in contract.idempotency)
     if contract.may(role, "insert", table) and identified(world.catalog, table) and not by_key:
         # Alike in all but the key, and written at the same moment.
@@ -405,7 +415,7 @@ def _refreshed(world: World, concurrently: bool) -> list[Operation]:
     made: list[Operation] = [*refreshes, *reads]
     for _ in range(2):
         for tenant in world.tenants:
-            for table in contract.tenancy.tables:
+            for table in contract.tenancy.owned:
                 made += [r.inserted() for r in lawful(world, table, tenant, 100)]
         made += [*refreshes, *reads]
     return made
@@ -444,9 +454,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "ledgers": rules.ledgers,
     "sums": rules.sums,
     "taxonomies": rules.taxonomies,
-    "trespasses": trespasses,
     "truncations": _truncations,
-    "twins": twins,
     "permitted": _permitted,
     "refreshes": _refreshes,
     "shadows": shadows,

@@ -12,10 +12,9 @@ from functools import partial
 from invariants.contract.contract import Contract
 from invariants.generation.lawful import lawful
 from invariants.generation.ruled import TOTAL
-from invariants.generation.world import UNKNOWN_TENANT, World
+from invariants.generation.world import World
 from invariants.schema.catalog import Catalog, Relation
 from invariants.workload.operations import (
-    Actor,
     Conflict,
     Copy,
     Delete,
@@ -58,7 +57,7 @@ def _written(world: World, view: Relation, table: str, role: str, verb: str) -> 
         return {c: v for c, v in row.values.items() if c in view.columns}
 
     def sent(statement: Statement, setting: str | None = other) -> None:
-        made.append(Operation(Actor(role, setting), (statement,)))
+        made.append(Operation(world.actor(role, setting), (statement,)))
 
     theirs, mine = there(owner), there(other)
     if not theirs:
@@ -66,7 +65,7 @@ def _written(world: World, view: Relation, table: str, role: str, verb: str) -> 
     where = tuple((c, theirs[c]) for c in key if c in theirs)
     free = [c for c in theirs if c not in (*key, whose)]
     if verb == "insert":
-        for setting in (other, "", None, UNKNOWN_TENANT):
+        for setting in (other, "", None, world.cast.unknown):
             sent(_inserting(view, new(owner)), setting)
         row = new(owner)
         sent(Copy(view.name, tuple(row), (tuple(row.values()),)))
@@ -84,10 +83,10 @@ def _written(world: World, view: Relation, table: str, role: str, verb: str) -> 
             sent(Update(view.name, ((column, mine[column]),)))
         if whose in view.columns:
             own = tuple((c, mine[c]) for c in key if c in mine)
-            sent(Update(view.name, ((whose, other),), where))
-            sent(Update(view.name, ((whose, owner),), own))
+            sent(Update(view.name, ((whose, world.cast.value(other)),), where))
+            sent(Update(view.name, ((whose, world.cast.value(owner)),), own))
     else:
-        for setting in (other, "", None, UNKNOWN_TENANT):
+        for setting in (other, "", None, world.cast.unknown):
             sent(Delete(view.name, where), setting)
         sent(Delete(view.name))
     return made

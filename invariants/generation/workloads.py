@@ -73,6 +73,6 @@ def workloads(
             if world.chance(_REFRESH_PERCENT):
                 made += [world.maintenance(Refresh(v)) for v in catalog.materialized_views]
             made += readings(world)
-        return Workload(people, tuple(made), world.pick(premises))
+        return Workload(people, (*world.given, *made), world.pick(premises))
 
     return build()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from invariants.contract.contract import Contract
+from invariants.generation.cast import Cast, cast_of
 from invariants.generation.registry import Strategies
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import (
@@ -28,9 +29,6 @@ from invariants.workload.operations import (
 
 T = TypeVar("T")
 Draw = Callable[[SearchStrategy[T]], T]
-
-MALFORMED = ("not-a-uuid", "' OR true --", "0")
-UNKNOWN_TENANT = ident("unknown tenant", 0)
 
 
 # A draw costs some 50 microseconds whatever it draws, so one draw serves several choices.
@@ -62,6 +60,8 @@ class World:
     strategies: Strategies
     tenants: list[str] = field(default_factory=list)
     known: dict[str, list[Known]] = field(default_factory=dict)
+    given: list[Operation] = field(default_factory=list)
+    """What is sent before anything else: rows without which nobody can act."""
     messages: list[tuple[int, Actor, Insert]] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     sole: str | None = None
@@ -136,7 +136,16 @@ class World:
     def other(self, tenant: str) -> str:
         """Another tenant, or one that does not exist when there is only one."""
         others = [t for t in self.tenants if t != tenant]
-        return self.pick(others) if others else UNKNOWN_TENANT
+        return self.pick(others) if others else self.cast.unknown
+
+    @property
+    def cast(self) -> Cast:
+        """Who acts."""
+        return cast_of(self.contract, self.catalog)
+
+    def actor(self, role: str, tenant: str | None) -> Actor:
+        """Who acts in a role for a tenant, or for nobody."""
+        return self.cast.actor(role, tenant)
 
     def writer(self, verb: str, table: str) -> str:
         """A role that may do this; the first application role when the contract names none."""
@@ -156,8 +165,8 @@ class World:
             None,
             "",
             "",
-            UNKNOWN_TENANT,
-            self.pick(MALFORMED),
+            self.cast.unknown,
+            self.pick(self.cast.malformed),
         ]
         return self.pick(choices)
 
@@ -182,7 +191,7 @@ class World:
 
     def operation(self, role: str, tenant: str | None, *statements: Statement) -> Operation:
         """An operation of this actor."""
-        return Operation(Actor(role, tenant), statements)
+        return Operation(self.actor(role, tenant), statements)
 
     def maintenance(self, *statements: Statement) -> Operation:
         """An operation of the operator, who acts for no tenant."""
@@ -190,6 +199,6 @@ class World:
 
     def deliver(self, role: str, tenant: str, insert: Insert) -> Operation:
         """An ingest that may be delivered again later."""
-        actor, delivery = Actor(role, tenant), self.next("delivery")
+        actor, delivery = self.actor(role, tenant), self.next("delivery")
         self.messages.append((delivery, actor, insert))
         return Operation(actor, (insert,), delivery)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from invariants.contract.contract import Contract
 from invariants.mutants.base import Mutant
@@ -22,7 +22,7 @@ def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:
     for view in facts.relations.values():
         if view.kind == "table":
             continue
-        unfiltered = without_filter(view.definition, contract.tenancy.setting)
+        unfiltered = without_filter(view.definition, contract.tenancy.settings)
         if unfiltered is not None:
             statements = change_view(facts, view, unfiltered)
             yield Mutant("view-without-filter", view.name, statements)
@@ -42,8 +42,8 @@ def mutants(facts: Facts, contract: Contract) -> Iterator[Mutant]:
         )
 
 
-def without_filter(definition: str, setting: str) -> str | None:
-    """A query without the conditions on a setting; None when it has none."""
+def without_filter(definition: str, settings: Sequence[str]) -> str | None:
+    """A query without the conditions on some settings; None when it has none."""
     found = tokens(definition)
     level = depths(found)
     changed = definition
@@ -61,7 +61,7 @@ def without_filter(definition: str, setting: str) -> str | None:
         )
         clause = definition[found[i].end : end]
         conditions = terms(clause, "AND")
-        kept = [c for c in conditions if quote(setting) not in c]
+        kept = [c for c in conditions if not any(quote(s) in c for s in settings)]
         if len(kept) == len(conditions):
             continue
         where = f"WHERE {' AND '.join(kept)} " if kept else ""

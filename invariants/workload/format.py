@@ -147,6 +147,7 @@ class _Operation(_Document):
     tenant: Text | None
     statements: tuple[_AnyStatement, ...]
     delivery: Number | None = None
+    said: dict[Name, Text] = {}
 
 
 class _Transaction(_Operation, kw_only=True):
@@ -199,9 +200,11 @@ def workload_to_json(workload: Workload) -> dict[str, Any]:
 
 
 def _operation_to_json(operation: Operation) -> dict[str, Any]:
+    said = dict(operation.actor.said)
     return {
         "role": operation.actor.role,
         "tenant": operation.actor.tenant,
+        **({"said": said} if said else {}),
         "delivery": operation.delivery,
         "statements": [_statement_to_json(s) for s in operation.statements],
     }
@@ -262,7 +265,9 @@ def _operation(file: _Operation, place: str) -> Operation:
     )
     if len(statements) > 1 and any(isinstance(s, Copy) for s in statements):
         raise Misfit(f"{place}.statements", "COPY is sent by itself", "write an operation for it")
-    return Operation(Actor(file.role, file.tenant), statements, file.delivery)
+    return Operation(
+        Actor(file.role, file.tenant, tuple(file.said.items())), statements, file.delivery
+    )
 
 
 def _transaction(file: _Transaction, place: str) -> Transaction:

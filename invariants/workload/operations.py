@@ -39,6 +39,7 @@ CommentTarget = Literal["table", "view", "materialized view", "function"]
 ShadowTarget = Literal["type", "relation"]
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
+Said = tuple[tuple[str, str], ...]
 
 
 @lru_cache(maxsize=100_000)
@@ -50,18 +51,25 @@ def ident(kind: str, number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who sends an operation: a role, and the tenant setting of its session.
+    """Who sends an operation: a role, and what its session says of whom it acts for.
 
-    `tenant` None means that the setting was never made; any text is sent as it is.
+    `tenant` None means that no tenant was ever named; any text is sent as it is. `said` is what the
+    session says besides (`workload.templates`), by name: the user, or a level within the tenant.
     """
 
     role: str
     tenant: str | None = None
+    said: Said = ()
+
+    @property
+    def silent(self) -> bool:
+        """Whether its session says nothing of whom it acts for."""
+        return self.tenant is None and not self.said
 
     @property
     def lacks_setting(self) -> bool:
         """Whether it needs a session that never said for whom it acts: that cannot be unset."""
-        return self.tenant is None and self.role != OPERATOR
+        return self.silent and self.role != OPERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +324,18 @@ Session = tuple[Transaction, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant that exists before the first operation: the row of the tenancy's root table."""
+    """A tenant that exists before the first operation: the row of the tenancy's root table.
+
+    One without columns needs no row, or the schema brings it.
+    """
 
     id: str
     columns: tuple[str, ...] = ()
     row: Row = ()
+
+    def made(self, root: str | None) -> Insert | None:
+        """What makes the tenant in the table that lists them; None where nothing has to."""
+        return Insert(root, self.columns, (self.row,)) if root and self.columns else None
 
 
 @dataclass(frozen=True, slots=True)

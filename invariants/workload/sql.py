@@ -33,6 +33,7 @@ from invariants.workload.operations import (
     Update,
     Value,
 )
+from invariants.workload.templates import Templates
 
 Parameters = tuple[str | None, ...]
 
@@ -344,16 +345,15 @@ def _dollars(text: str, tag: str = "") -> str:
     return f"${tag}${text}${tag}$"
 
 
-def acting(operation: Operation, setting: str, *, login: bool = False) -> tuple[str, ...]:
+def acting(operation: Operation, templates: Templates, *, login: bool = False) -> tuple[str, ...]:
     """What makes the actor of an operation, inside its transaction.
 
     By SET, which unlike a function call leaves the snapshot to the first statement proper. In the
     session of a login that acts for the role; else in a superuser's, which is to be one no more
     when something resets the role.
     """
-    actor, lines = operation.actor, []
-    if actor.tenant is not None:
-        lines.append(f"SET LOCAL {name(setting)} = {quote(actor.tenant)}")
+    actor = operation.actor
+    lines = [f"SET LOCAL {name(s)} = {quote(v)}" for s, v in templates.values(actor)]
     if actor.role != OPERATOR:
         become = "ROLE" if login else "SESSION AUTHORIZATION"
         lines.append(f"SET LOCAL {become} {role(actor.role)}")
@@ -362,10 +362,12 @@ def acting(operation: Operation, setting: str, *, login: bool = False) -> tuple[
     return tuple(lines)
 
 
-def opening(transaction: Transaction, setting: str, *, login: bool = False) -> tuple[str, ...]:
+def opening(
+    transaction: Transaction, templates: Templates, *, login: bool = False
+) -> tuple[str, ...]:
     """What begins a transaction and makes the actor."""
     begin = f"BEGIN ISOLATION LEVEL {transaction.isolation.upper()}"
-    return (begin, *acting(transaction.operation, setting, login=login))
+    return (begin, *acting(transaction.operation, templates, login=login))
 
 
 def ending(transaction: Transaction, part: int) -> str:

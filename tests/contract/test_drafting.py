@@ -220,7 +220,7 @@ def test_of_this_schema_it_proposes_what_was_written_by_hand(
     tenancy = contract.tenancy
     assert found["tenancy"]["root"] == tenancy.root
     assert found["tenancy"]["column"] == tenancy.column
-    assert found["tenancy"]["setting"] == tenancy.setting
+    assert (found["tenancy"]["setting"],) == tenancy.settings
     assert set(found["tenancy"]["tables"]) == set(tenancy.tables)
     assert found["tenancy"]["erased_by"] == tenancy.erased_by
     assert {

@@ -18,7 +18,6 @@ from invariants.checks.values import pii_keys
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Pii
 from invariants.generation.personal import LOOKALIKES
-from invariants.generation.world import MALFORMED
 from invariants.search.judge import Judge
 from invariants.workload.operations import (
     OPERATOR,
@@ -40,6 +39,8 @@ from invariants.workload.operations import (
     inserted,
 )
 from tests.engine import UNKNOWN, A, B, drawn
+
+MALFORMED = ("not-a-uuid", "' OR true --", "0")
 
 EVENTS, ALLOCATIONS, LEDGER = "attribution_events", "attribution_allocations", "revenue_ledger"
 DEAD, CODES = "dead_events", "channel_taxonomy"

@@ -125,7 +125,7 @@ class Perturbations:
             if taxonomy.active:
                 retired = Update(taxonomy.table, ((taxonomy.active, False),))
                 yield Operation(Actor(OPERATOR), (retired,))
-        if tenancy.erased_by:
+        if tenancy.erased_by and tenancy.root:
             for tenant in shown.tenants:
                 erased = Delete(tenancy.root, (("id", tenant.id),))
                 yield Operation(Actor(tenancy.erased_by), (erased,))
