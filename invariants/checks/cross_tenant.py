@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
-from invariants.checks import guards
+from invariants.checks import guards, texts
 from invariants.checks.base import (
     Case,
     Condition,
@@ -43,7 +44,8 @@ _VOLATILE = re.compile(rb"\d{4,}-\d\d-\d\d[ T]\d\d:|[0-9a-f]{8}(-[0-9a-f]{4}){3}
 # The kind of a violation whose cause is a foreign key, whichever statement made the row.
 _REFERENCE = "reference"
 
-# What one statement came to, as its client sees it: rows, a count, or an SQLSTATE.
+# What one statement came to, as its client sees it: rows, a count, or what an error says; and
+# notices, of the whole operation.
 Observation = tuple[object, ...]
 
 
@@ -54,7 +56,7 @@ class CrossTenant(Invariant):
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
-    sweeps = ("writes", "leaks", "views")
+    sweeps = ("writes", "leaks", "views", "trespasses", "twins")
     concurrent = True
     duets = ("erasures",)
     share = 8
@@ -79,6 +81,8 @@ class CrossTenant(Invariant):
         for step in case.history.steps:
             if case.is_application(step):
                 yield from self._seen(case, step)
+                if step.place is None:
+                    yield from self._betrayed(case, step)
             if case.is_application(step) or self._repairs(case, step):
                 yield from self._changed(case, step)
             for violation in self._references(case, step):
@@ -136,6 +140,28 @@ class CrossTenant(Invariant):
                 ),
                 evidence=(Evidence("returned to it", _readable(answer, foreign)),),
             )
+
+    def _betrayed(self, case: Case, step: Step) -> Iterator[Violation]:
+        """A text with a value of another tenant's row in it."""
+        if (found := texts.betrayed(case, step)) is None:
+            return
+        value, record = found
+        statement, actor = step.failed_statement, step.operation.actor
+        said = next(t for t in texts.received(step) if value in t)
+        yield Violation(
+            signature=self.signature(
+                statement.kind, statement.relation, _telling(case, step, statement)
+            ),
+            operation=step.index,
+            summary=f"{actor.role} {_acting_for(actor.tenant)} is told what a row of another "
+            f"tenant in {record.table} has in it",
+            promise="No text that an actor gets has a value of another tenant's row in it.",
+            proof=(Condition("told", step.index, value, texts.where(step, value)),),
+            evidence=(
+                Evidence("what it was told", ({"text": said},)),
+                Evidence("the other tenant's row", shown(record)),
+            ),
+        )
 
     def _changed(self, case: Case, step: Step) -> Iterator[Violation]:
         actor = step.operation.actor
@@ -260,7 +286,7 @@ class CrossTenant(Invariant):
                 summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer "
                 f"from {statement.relation} because of what other tenants did",
                 promise="What a tenant observes does not depend on what other tenants do.",
-                proof=(Condition("differs", step.index, tenant),),
+                proof=(Condition("differs", step.index, tenant, _where(seen, expected)),),
                 evidence=(
                     Evidence("with the other tenants", (_told(seen[position]),)),
                     Evidence("without them", (_told(expected[position]),)),
@@ -269,10 +295,17 @@ class CrossTenant(Invariant):
             return
 
     def _interfered(self, case: Case, step: Step, world: Step, statement: Statement) -> Signature:
+        said = step.notices or world.notices
+        refused = (step.error or world.error) if step.error and world.error else None
+        if refused and refused.function:
+            guard = guards.refusing(refused, statement, case.catalog)
+            return self.signature(statement.kind, statement.relation, guard)
         if key := _foreign_key_named(case, step, statement):
             return self.signature(_REFERENCE, statement.relation, key)
         error = step.error or world.error
-        if error is None:
+        if error is None and said and said[0].function:
+            guard = said[0].function
+        elif error is None:
             guard = guards.spanning(statement, case.contract.tenancy.column, case.catalog)
             guard = guard or guards.isolating(statement.relation, case.catalog)
         else:
@@ -310,8 +343,18 @@ def _observations(case: Case, step: Step, known: frozenset[bytes]) -> list[Obser
     for statement, answer in step.queries:
         clock = frozenset(c for t, c in case.contract.clock_columns if t == statement.relation)
         seen.append((answer.count, answer.columns, _Mask(known, clock).rows(answer)))
-    seen.append(("refused", step.error.sqlstate) if step.error else ("accepted",))
+    seen.append(("refused", *texts.of_error(step.error, known)) if step.error else ("accepted",))
+    seen.append(("told", *texts.of_notices(step.notices, known)))
     return seen
+
+
+def _where(
+    seen: list[Observation], expected: list[Observation]
+) -> Literal["answer", "error", "notice"]:
+    """In what two observations of an operation differ: in a text alone, or in more."""
+    if seen[:-1] == expected[:-1]:
+        return "notice"
+    return "error" if seen[-2][0] == expected[-2][0] == "refused" else "answer"
 
 
 def _literals(workload: Workload) -> frozenset[bytes]:
@@ -524,10 +567,19 @@ def _readable(
 
 def _told(observation: Observation) -> Mapping[str, object]:
     if observation[0] in ("refused", "accepted"):
-        return {"answer": " ".join(map(str, observation))}
+        return {"answer": " ".join(map(str, filter(None, observation)))}
+    if observation[0] == "told":
+        return {"notices": "; ".join(map(str, observation[1:])) or "none"}
     count, columns, rows = observation
     del columns
     return {"rows": count, "content": repr(rows)[:200]} if rows else {"rows": count}
+
+
+def _telling(case: Case, step: Step, statement: Statement) -> str:
+    """Who made a text: the function that did, or what refused."""
+    if step.error is not None:
+        return guards.refusing(step.error, statement, case.catalog)
+    return step.notices[0].function or guards.isolating(statement.relation, case.catalog)
 
 
 def _made(case: Case, step: Step, change: Change) -> tuple[Condition, ...]:

@@ -233,7 +233,7 @@ class Executor:
         wire = self._session(operation.actor)
         query, _ = sql.parametrised(statement)
         reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
-        return Reply((*([_CONFIGURED] if not reply.error else ()), *reply.answers), reply.error)
+        return replace(reply, answers=(*([_CONFIGURED] if not reply.error else ()), *reply.answers))
 
     def _reset(self) -> list[Batch]:
         """The transactions that put the database back to the baseline."""
@@ -300,7 +300,7 @@ class Executor:
             self._last = self._unknown()
             state = self._empty
             steps = tuple(
-                Step(i, o, r.answers[1:], r.error, state, state)
+                Step(i, o, r.answers[1:], r.error, state, state, notices=r.notices)
                 for i, (o, r) in enumerate(zip(workload.operations, replies, strict=True))
             )
             return History(workload, steps, state)
@@ -314,7 +314,8 @@ class Executor:
             self.meanwhile()
             reply = next(answers)
             after = state if operation.reads_only else self._state(next(answers), state)
-            made.append(Step(i, operation, reply.answers[1:], reply.error, state, after))
+            came, told = reply.answers[1:], reply.notices
+            made.append(Step(i, operation, came, reply.error, state, after, notices=told))
             state = after
         self._last = state
         return History(workload, tuple(made), initial, time.time() + self._clock_ahead)
@@ -385,7 +386,7 @@ class Executor:
             *more,
             f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'",
             "SET TimeZone = 'UTC'",
-            "SET client_min_messages = 'error'",
+            f"SET client_min_messages = '{'error' if role == OPERATOR else 'notice'}'",
             "SET DateStyle = 'ISO'",
             "SET plan_cache_mode = 'force_generic_plan'",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from invariants.execution.wire import Answer, ServerError
+from invariants.execution.wire import Answer, Notice, ServerError
 from invariants.workload.operations import Operation, Statement, Transaction, Workload
 
 
@@ -97,7 +97,8 @@ class Step:
     """One operation and what came of it, between the committed states `before` and `after`.
 
     Where sessions go on side by side a step is a transaction, at the moment it ended, and `during`
-    the committed states that it has lived through, `before` being the last of them.
+    the committed states that it has lived through, `before` being the last of them. `notices` are
+    what the server told besides, where nothing goes on side by side.
     """
 
     index: int
@@ -108,6 +109,7 @@ class Step:
     after: State
     place: Place | None = None
     during: tuple[State, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def committed(self) -> bool:

@@ -179,6 +179,8 @@ def _refusal(error: psycopg.Error) -> ServerError:
     return ServerError(
         sqlstate=error.sqlstate or "",
         message=diag.message_primary or str(error),
+        detail=diag.message_detail or "",
+        hint=diag.message_hint or "",
         relation=diag.table_name or "",
         column=diag.column_name or "",
         constraint=diag.constraint_name or "",

@@ -40,15 +40,20 @@ _PREPARED_MAX: Final = 2000
 _FLUSH_EVERY: Final = 16
 _SUCCESS: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 _D = pq.DiagnosticField
+_TEXTS: Final = (_D.SQLSTATE, _D.MESSAGE_PRIMARY, _D.MESSAGE_DETAIL, _D.MESSAGE_HINT)
+# What a client is told without having asked for the server's log.
+_TOLD: Final = ("NOTICE", "WARNING", "INFO")
 _FUNCTION = re.compile(r"PL/pgSQL function (?:\w+\.)?(\w+)\(|SQL function \"(\w+)\"")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """What the server said when it refused: SQLSTATE and the objects it named."""
+    """What the server said when it refused: SQLSTATE, texts, and the objects it named."""
 
     sqlstate: str
     message: str
+    detail: str = ""
+    hint: str = ""
     relation: str = ""
     column: str = ""
     constraint: str = ""
@@ -76,11 +81,27 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """What the server told besides: a notice, a warning or an information, with its texts."""
+
+    severity: str
+    sqlstate: str
+    message: str
+    detail: str = ""
+    hint: str = ""
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What one transaction came to: an answer for each statement that ran, the error if refused."""
+    """What one transaction came to: an answer for each statement that ran, the error if refused.
+
+    `notices` came meanwhile.
+    """
 
     answers: tuple[Answer, ...]
     error: ServerError | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 class Wire:
@@ -104,6 +125,8 @@ class Wire:
         self._prepared: dict[tuple[str, str], bytes | None] = {}
         self._expected: list[int] = []
         self._arriving: Generator[None, None, Reply] | None = None
+        self._notices: list[Notice] = []
+        self._pg.notice_handler = self._noticed
         self.waiting = False
 
     def close(self) -> None:
@@ -198,11 +221,27 @@ class Wire:
                     f"sessions side by side cannot be watched: {reply.error.message}; connect as a "
                     "superuser, or leave them out with --sessions 0"
                 )
-        self._pg.notice_handler = self._noticed
 
     def _noticed(self, notice: pq.abc.PGresult) -> None:
+        """Keep a notice for the transaction it is of.
+
+        Each begins with a statement that makes none, so that what is heard before the next one
+        begins is of this one.
+        """
         if (notice.error_field(_D.SOURCE_FUNCTION) or b"") == b"ProcSleep":
             self.waiting = b"still waiting" in (notice.error_field(_D.MESSAGE_PRIMARY) or b"")
+            return
+        severity = _field(notice, _D.SEVERITY_NONLOCALIZED)
+        if severity in _TOLD:
+            sqlstate, message, detail, hint = (_field(notice, f) for f in _TEXTS)
+            told = Notice(severity, sqlstate, message, detail, hint, _running(notice))
+            self._notices.append(told)
+
+    def _heard(self) -> tuple[Notice, ...]:
+        if not self._notices:
+            return ()
+        heard, self._notices = tuple(self._notices), []
+        return heard
 
     def copy_in(self, before: Sequence[Query], query: str, data: str) -> Reply:
         """COPY cannot be pipelined: run `before`, then COPY, in a transaction of its own."""
@@ -226,7 +265,7 @@ class Wire:
             pg.enter_pipeline_mode()
         except psycopg.OperationalError as fault:
             raise server_lost(str(fault)) from None
-        return Reply(() if error else (_answer(result),), error)
+        return Reply(() if error else (_answer(result),), error, self._heard())
 
     def _prepare(self, transactions: Sequence[Batch]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
@@ -313,7 +352,7 @@ class Wire:
             result = pg.get_result()
             if result is not None:
                 if result.status == pq.ExecStatus.PIPELINE_SYNC:
-                    return Reply(tuple(answers), error)
+                    return Reply(tuple(answers), error, self._heard())
                 error = error or self._error(result)
             elif pg.status != pq.ConnStatus.OK:
                 raise server_lost(pg.error_message.decode(errors="replace"))
@@ -322,23 +361,30 @@ class Wire:
         if result.status != pq.ExecStatus.FATAL_ERROR:
             return None
 
-        def field(code: pq.DiagnosticField) -> str:
-            return (result.error_field(code) or b"").decode(errors="replace")
-
-        sqlstate, message = field(_D.SQLSTATE), field(_D.MESSAGE_PRIMARY)
+        sqlstate, message, detail, hint = (_field(result, f) for f in _TEXTS)
         if not sqlstate or sqlstate.startswith(_FAULTS) or self._pg.status != pq.ConnStatus.OK:
             raise server_lost(message or result.error_message.decode(errors="replace"))
-        context = field(_D.CONTEXT)
-        function = _FUNCTION.search(context)
         return ServerError(
             sqlstate=sqlstate,
             message=message,
-            relation=field(_D.TABLE_NAME),
-            column=field(_D.COLUMN_NAME),
-            constraint=field(_D.CONSTRAINT_NAME),
-            function=next(filter(None, function.groups())) if function else "",
-            context=context,
+            detail=detail,
+            hint=hint,
+            relation=_field(result, _D.TABLE_NAME),
+            column=_field(result, _D.COLUMN_NAME),
+            constraint=_field(result, _D.CONSTRAINT_NAME),
+            function=_running(result),
+            context=_field(result, _D.CONTEXT),
         )
+
+
+def _field(result: pq.abc.PGresult, code: pq.DiagnosticField) -> str:
+    return (result.error_field(code) or b"").decode(errors="replace")
+
+
+def _running(result: pq.abc.PGresult) -> str:
+    """The function that was running, the one called last."""
+    function = _FUNCTION.search(_field(result, _D.CONTEXT))
+    return next(filter(None, function.groups())) if function else ""
 
 
 def _encoded(values: Parameters) -> list[bytes | None]:

@@ -31,6 +31,7 @@ from invariants.generation.parents import parents
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
+from invariants.generation.trespasses import trespasses, twins
 from invariants.generation.world import Draw, World
 from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
@@ -454,7 +455,9 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "ledgers": rules.ledgers,
     "sums": rules.sums,
     "taxonomies": rules.taxonomies,
+    "trespasses": trespasses,
     "truncations": _truncations,
+    "twins": twins,
     "permitted": _permitted,
     "refreshes": _refreshes,
     "shadows": shadows,

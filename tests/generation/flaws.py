@@ -84,6 +84,32 @@ def _index(of: str, tenant: str = "tenant_id, ") -> str:
     )
 
 
+def _explaining(theirs: str) -> str:
+    """A trigger that looks for a row's event among everybody's, and says this of another's."""
+    return (
+        "CREATE FUNCTION explain() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " SET search_path = pg_catalog, pg_temp AS $$DECLARE whose uuid; called text; BEGIN"
+        " SELECT t.id, t.name INTO whose, called FROM public.attribution_events e"
+        " JOIN public.tenants t ON t.id = e.tenant_id WHERE e.id = NEW.event_id;"
+        f" IF whose <> NEW.tenant_id THEN {theirs}; END IF;"
+        " IF whose IS NULL THEN RAISE EXCEPTION 'no event' USING ERRCODE = '23503',"
+        " DETAIL = 'as of ' || clock_timestamp() || ', ' || gen_random_uuid(); END IF;"
+        " RETURN NEW; END$$; "
+        "CREATE TRIGGER explain BEFORE INSERT ON attribution_allocations"
+        " FOR EACH ROW EXECUTE FUNCTION explain()"
+    )
+
+
+_LAWFUL = _explaining(
+    "RAISE EXCEPTION 'no event' USING ERRCODE = '23503',"
+    " DETAIL = 'as of ' || clock_timestamp() || ', ' || gen_random_uuid()"
+)
+
+
+def _refusing(text: str) -> str:
+    return f"RAISE EXCEPTION USING ERRCODE = '23503', {text}"
+
+
 DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
     ("cross-tenant", "views"): (
         Flaw(
@@ -101,6 +127,23 @@ DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             _postbox("NEW.tenant_id"),
             "insert/dead_events/postbox",
             lawful=_postbox("NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"),
+        ),
+    ),
+    # In other words alone, which tell nothing but that the row is there; and by what is in it.
+    ("cross-tenant", "trespasses"): tuple(
+        Flaw(_explaining(theirs), "insert/attribution_allocations/explain", lawful=_LAWFUL)
+        for theirs in (
+            _refusing("MESSAGE = 'not yours'"),
+            _refusing("MESSAGE = 'no event', HINT = 'ask ' || called"),
+            _refusing("MESSAGE = 'no event', DETAIL = 'it is of ' || whose"),
+        )
+    ),
+    ("cross-tenant", "twins"): (
+        Flaw(
+            "ALTER TABLE dead_events NO FORCE ROW LEVEL SECURITY; "
+            "CREATE UNIQUE INDEX one_source ON dead_events (source)",
+            "insert/dead_events/one_source",
+            lawful="CREATE UNIQUE INDEX one_source ON dead_events (tenant_id, id, source)",
         ),
     ),
     ("append-only", "parents"): (
