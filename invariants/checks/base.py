@@ -19,7 +19,7 @@ from invariants.contract.contract import Contract
 from invariants.execution.history import Change, History, Record, Step
 from invariants.schema.catalog import Catalog
 from invariants.workload import sql
-from invariants.workload.operations import Json, Value, Workload
+from invariants.workload.operations import Call, Json, Value, Workload
 
 # Types whose values come back as they were sent; a time, say, comes back spelled another way.
 COMPARABLE = ("uuid", "text", "character varying", "integer", "bigint", "smallint", "boolean")
@@ -277,13 +277,15 @@ def changed_proof(case: Case, step: Step, change: Change) -> tuple[Condition, ..
 
 
 def reached(case: Case, step: Step, change: Change) -> str:
-    """The view, or the foreign keys, by which an operation reached a table it does not name.
+    """The routine, view, or foreign keys, by which an operation reached a table it does not name.
 
-    Empty where it names the table, or where neither is the way.
+    Empty where it names the table, or where none of them is the way.
     """
     named = [s.relation for s in step.operation.statements]
     if change.table in named:
         return ""
+    if called := [s.relation for s in step.operation.statements if isinstance(s, Call)]:
+        return called[0]
     for relation in named:
         found = case.catalog.relations.get(relation)
         if found is not None and found.kind == "view":

@@ -17,6 +17,7 @@ from invariants.execution.history import Record, Step
 from invariants.execution.wire import Notice, ServerError
 from invariants.workload.operations import (
     Assignments,
+    Call,
     Delete,
     Json,
     Operation,
@@ -135,6 +136,8 @@ def _sent(operation: Operation) -> Iterator[str]:
         pairs: Assignments = ()
         if isinstance(statement, Update | Delete | Select):
             pairs = (*getattr(statement, "assign", ()), *statement.where)
+        if isinstance(statement, Call):
+            pairs = tuple(("", value) for value in statement.arguments)
         for _, value in (*pairs, *(p for row in inserted(statement) for p in row.items())):
             if isinstance(value, str):
                 yield value

@@ -109,14 +109,19 @@ class _Fitting:
         """What one statement names."""
         at = f"{place}.relation"
         match statement:
+            case Call(relation) if "(" in relation:
+                self._call(statement, place)
             case Call(relation):
                 self._there("function without arguments", relation, self.catalog.functions, at)
+                if statement.arguments or statement.procedure:
+                    raise Misfit(at, f"{quoted(relation)} lacks its types", "write name(types)")
             case Attach(relation):
                 triggers = [r.signature for r in self.catalog.routines if r.is_trigger]
                 self._there("trigger function", relation, triggers, at)
-            case Comment(relation, "function"):
-                routines = [r.signature for r in self.catalog.routines]
-                self._there("function", relation, routines, at)
+            case Comment(relation, "function" | "procedure" as target):
+                procedures = target == "procedure"
+                known = [r.signature for r in self.catalog.routines if r.procedure == procedures]
+                self._there(target, relation, known, at)
             case Comment(relation, target):
                 if COMMENTED[self.relation(at, relation).kind] != target:
                     raise Misfit(at, f"{quoted(relation)} is no {target}", _GONE)
@@ -166,6 +171,25 @@ class _Fitting:
                     f"{quoted(conflict.where)}",
                     f"use one of: {', '.join(known)}" if known else "leave it empty",
                 )
+
+    def _call(self, statement: Call, place: str) -> None:
+        """A routine by the types it takes, and a value for each."""
+        known = {r.called: r for r in self.catalog.routines if r.called}
+        self._there("routine", statement.relation, known, f"{place}.relation")
+        routine = known[statement.relation]
+        if len(statement.arguments) != len(routine.arguments):
+            raise Misfit(
+                f"{place}.arguments",
+                f"{len(statement.arguments)} values for {len(routine.arguments)} arguments",
+                "write one for each",
+            )
+        if statement.procedure != routine.procedure:
+            word = "a procedure" if routine.procedure else "a function"
+            raise Misfit(
+                f"{place}.procedure",
+                f"{quoted(statement.relation)} is {word}",
+                f"write {str(routine.procedure).lower()}",
+            )
 
     def _kind(self, name: str, kind: RelationKind, place: str) -> None:
         if self.relation(place, name).kind != kind:

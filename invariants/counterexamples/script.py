@@ -141,7 +141,8 @@ class Script:
             if by_text:
                 yield from _asking_what_is_said(sql.spelled(without_copy(statement)), prefix)
             else:
-                yield from self.statement(statement)
+                called = self._called(statement, f"{prefix}answer{position}")
+                yield from called if differs else self.statement(statement)
             yield from _noting_refusal(refusals)
             if differs and not by_text:
                 yield from self._answer(statement, f"{prefix}answer{position}")
@@ -174,6 +175,19 @@ class Script:
         else:
             yield f"{sql.spelled(without_copy(statement))};"
 
+    def _called(self, statement: Statement, variable: str) -> Iterator[str]:
+        """What sends a statement of whose answer more than the number of rows is to be kept."""
+        if isinstance(statement, Call) and statement.procedure and self._given(statement):
+            yield f"{sql.spelled(statement)} \\gset {variable}_"
+        else:
+            yield from self.statement(statement)
+
+    def _given(self, call: Call) -> tuple[str, ...]:
+        """The columns that a procedure gives back, where psql can have variables of the name."""
+        answers = (a for s in self.case.history.steps for t, a in s.queries if t == call)
+        given = next((a.columns for a in answers), ())
+        return tuple(c for c in given if c.isidentifier() and c.isascii())
+
     def _states(self, index: int, prefix: str) -> Iterator[str]:
         if prefix:
             return
@@ -183,6 +197,11 @@ class Script:
 
     def _answer(self, statement: Statement, variable: str) -> Iterator[str]:
         """Keep what the statement returned, as text that two runs of the same world agree on."""
+        if isinstance(statement, Call) and statement.procedure:
+            # Kept by its columns when it was sent: it is no part of a query.
+            kept = (f":{variable}_{c}" for c in self._given(statement))
+            yield f"\\set {variable} {' '.join(kept)}".rstrip()
+            return
         if not isinstance(statement, Select | Call):
             yield f"\\set {variable} :ROW_COUNT"
             return

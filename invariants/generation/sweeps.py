@@ -28,6 +28,7 @@ from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.loading import strategies_of
 from invariants.generation.magnitudes import magnitudes
 from invariants.generation.parents import parents
+from invariants.generation.routines import routines, writers
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
@@ -131,7 +132,7 @@ def _taking(catalog: Catalog) -> Iterator[Statement]:
     for relation in catalog.relations.values():
         yield Comment(relation.name, COMMENTED[relation.kind])
     for routine in catalog.routines:
-        yield Comment(routine.signature, "function")
+        yield Comment(routine.signature, "procedure" if routine.procedure else "function")
         if routine.is_trigger and routine.security_definer:
             yield Attach(routine.signature)
 
@@ -460,7 +461,9 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "twins": twins,
     "permitted": _permitted,
     "refreshes": _refreshes,
+    "routines": routines,
     "shadows": shadows,
     "views": through_views,
+    "writers": writers,
     "writes": _writes,
 }

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row
 
+from invariants.schema.definitions import Definitions, read_definitions
+from invariants.schema.routines import Routine, Sought, read_routines, read_sought
 from invariants.workload.operations import CommentTarget
 
 RelationKind = Literal["table", "partition", "view", "matview"]
@@ -114,26 +116,6 @@ class Trigger:
 
 
 @dataclass(frozen=True)
-class Routine:
-    """A function of the user's, by its name and argument types."""
-
-    signature: str
-    security_definer: bool
-    is_trigger: bool
-
-
-@dataclass(frozen=True)
-class Sought:
-    """What a function of the user's names without its schema: a type or relation, with it.
-
-    A search_path decides what is found there, whenever the function is called.
-    """
-
-    name: str
-    kind: Literal["type", "relation"]
-
-
-@dataclass(frozen=True)
 class Relation:
     """A table, view or materialized view with all that guards it."""
 
@@ -180,6 +162,7 @@ class Catalog:
     relations: Mapping[str, Relation]
     functions: tuple[str, ...] = ()
     routines: tuple[Routine, ...] = ()
+    definitions: Definitions = field(default_factory=Definitions)
     sought: tuple[Sought, ...] = ()
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
@@ -327,53 +310,6 @@ WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'tr
   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' ORDER BY 1
 """
 
-# Functions an extension brought are not the user's.
-_ROUTINES = """
-SELECT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-         AS signature,
-       p.prosecdef AS security_definer, p.prorettype = 'trigger'::regtype AS is_trigger
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE p.prokind = 'f' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
-                  AND d.objid = p.oid AND d.deptype = 'e')
-ORDER BY 1
-"""
-
-# Any word of a source that could be meant so, in literals only where they may be SQL or names. A
-# keyword that is a type, such as bigint, is not looked for; pseudo-types such as record have no
-# domains.
-_SOUGHT = """
-WITH words AS (
-    SELECT DISTINCT lower(w[1]) AS word
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    JOIN pg_language l ON l.oid = p.prolang
-    CROSS JOIN regexp_replace(
-        p.prosrc,
-        CASE WHEN p.prosrc ~* '\\m(execute|reg[a-z]+)\\M' THEN '--[^\\n]*'
-             ELSE '--[^\\n]*|''[^'']*''' END,
-        ' ', 'g') bare
-    CROSS JOIN regexp_matches(bare, '(?<!\\.)\\m[a-z_]\\w*\\M', 'gi') w
-    WHERE l.lanname NOT IN ('internal', 'c')
-      AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
-                      AND d.objid = p.oid AND d.deptype = 'e')
-), found AS (
-    SELECT c.relname AS word, c.relnamespace AS schema, 'relation' AS kind
-    FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm')
-    UNION ALL
-    SELECT t.typname, t.typnamespace, 'type'
-    FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
-    WHERE t.typtype <> 'p' AND coalesce(c.relkind, 'c') = 'c'
-)
-SELECT DISTINCT ON (word) n.nspname || '.' || word AS name, kind
-FROM words JOIN found USING (word) JOIN pg_namespace n ON n.oid = found.schema
-WHERE n.nspname = 'pg_catalog'
-   OR (n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema')
-EXCEPT
-SELECT 'pg_catalog.' || word, 'type' FROM pg_get_keywords() WHERE catcode IN ('C', 'R')
-ORDER BY 1
-"""
-
 _SEQUENCES = """
 SELECT CASE schemaname
          WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename
@@ -417,11 +353,6 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         uniques, triggers, policies = grouped(_UNIQUES), grouped(_TRIGGERS), grouped(_POLICIES)
         views = grouped(_VIEWS)
         functions = tuple(r["name"] for r in cursor.execute(_FUNCTIONS).fetchall())
-        routines = tuple(
-            Routine(r["signature"], r["security_definer"], r["is_trigger"])
-            for r in cursor.execute(_ROUTINES).fetchall()
-        )
-        sought = tuple(Sought(r["name"], r["kind"]) for r in cursor.execute(_SOUGHT).fetchall())
         sequences = tuple(r["name"] for r in cursor.execute(_SEQUENCES).fetchall())
         roles = cursor.execute("SELECT rolname FROM pg_roles").fetchall()
     built = {}
@@ -468,8 +399,9 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
     return Catalog(
         relations=built,
         functions=functions,
-        routines=routines,
-        sought=sought,
+        routines=read_routines(conn),
+        sought=read_sought(conn),
+        definitions=read_definitions(conn),
         sequences=sequences,
         roles=frozenset(r["rolname"] for r in roles),
         server_version=conn.info.server_version,

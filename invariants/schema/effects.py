@@ -32,6 +32,19 @@ _IDENTITIES = {
     "SVFOP_USER": "current_user",
     "SVFOP_SESSION_USER": "session_user",
 }
+# Statements that read or write rows, or say something.
+_NO_UTILITIES = frozenset(
+    {*_WRITES, "RawStmt", "SelectStmt", "TruncateStmt", "NotifyStmt", "VariableSetStmt"}
+)
+# What reaches beyond the database, by its parser's names.
+SERVER_WIDE = frozenset(
+    [
+        *("CreateRoleStmt", "AlterRoleStmt", "AlterRoleSetStmt", "DropRoleStmt", "GrantRoleStmt"),
+        *("CreatedbStmt", "DropdbStmt", "AlterDatabaseStmt", "AlterDatabaseSetStmt"),
+        *("AlterSystemStmt", "CreateTableSpaceStmt", "DropTableSpaceStmt", "CopyStmt", "LoadStmt"),
+        *("CreateSubscriptionStmt", "DropSubscriptionStmt", "ReassignOwnedStmt", "DropOwnedStmt"),
+    ]
+)
 # Functions that hand on what they are given.
 _PASSING = frozenset({"current_setting", "nullif", "coalesce", "lower", "upper", "trim", "btrim"})
 _JSON_PATHS = frozenset(
@@ -70,6 +83,8 @@ class Effects:
 
     `writes` has relation and verb, `assigns` the columns of a trigger's new row, `identities` the
     names under which it asks who is acting, `sets` the settings that it changes, the role too.
+    `utilities` are statements that change no rows, as the parser calls them; `clock` when it asks
+    what time it is.
     """
 
     reads: frozenset[Parts] = frozenset()
@@ -83,8 +98,10 @@ class Effects:
     columns: frozenset[Parts] = frozenset()
     matches: frozenset[Match] = frozenset()
     literals: frozenset[str] = frozenset()
+    utilities: frozenset[str] = frozenset()
     raises: bool = False
     opaque: bool = False
+    clock: bool = False
 
     @property
     def setting_names(self) -> frozenset[str]:
@@ -98,9 +115,7 @@ class Effects:
         joined: dict[str, Any] = {}
         for f in fields(cls):
             values = [getattr(e, f.name) for e in made]
-            joined[f.name] = (
-                any(values) if f.name in ("raises", "opaque") else frozenset().union(*values)
-            )
+            joined[f.name] = any(values) if f.type == "bool" else frozenset().union(*values)
         joined["settings"] = _merged(joined["settings"])
         return cls(**joined)
 
@@ -174,8 +189,10 @@ class _Walk:
     columns: set[Parts] = field(default_factory=set)
     matches: set[Match] = field(default_factory=set)
     literals: set[str] = field(default_factory=set)
+    utilities: set[str] = field(default_factory=set)
     raises: bool = False
     opaque: bool = False
+    clock: bool = False
 
     def effects(self) -> Effects:
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -214,6 +231,8 @@ class _Walk:
                     self.writes.add((_relation(inner["relation"]), "update"))
                 self.visit(rest, local)
                 continue
+            if kind.endswith("Stmt") and kind not in _NO_UTILITIES:
+                self.utilities.add(kind)
             handler = getattr(self, f"_{kind}", None)
             if handler is not None and isinstance(inner, dict):
                 handler(inner, local)
@@ -237,6 +256,8 @@ class _Walk:
         del local
         if identity := _IDENTITIES.get(node.get("op", "")):
             self.identities.add(identity)
+        elif "TIME" in node.get("op", "") or "DATE" in node.get("op", ""):
+            self.clock = True
 
     def _NotifyStmt(self, node: Node, local: frozenset[str]) -> None:
         del local

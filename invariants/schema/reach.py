@@ -33,6 +33,8 @@ class Reached:
     sets: frozenset[str] = frozenset()
     identities: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
+    utilities: frozenset[str] = frozenset()
+    literals: frozenset[str] = frozenset()
     opaque: bool = False
 
     @property
@@ -127,6 +129,8 @@ class Reach:
             joined.sets,
             joined.identities,
             joined.channels,
+            joined.utilities,
+            joined.literals,
             joined.opaque,
         )
 

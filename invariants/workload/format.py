@@ -111,7 +111,8 @@ class _Refresh(_Statement, tag="refresh"):
 
 
 class _Call(_Statement, tag="call"):
-    pass
+    arguments: _Row = ()
+    procedure: bool = False
 
 
 class _Comment(_Statement, tag="comment"):

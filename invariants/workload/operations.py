@@ -35,7 +35,7 @@ class Json:
 
 
 Value = None | bool | int | str | Json
-CommentTarget = Literal["table", "view", "materialized view", "function"]
+CommentTarget = Literal["table", "view", "materialized view", "function", "procedure"]
 ShadowTarget = Literal["type", "relation"]
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
@@ -168,10 +168,16 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """SELECT from a function without arguments."""
+    """SELECT from a function, or CALL of a procedure, with a value for each argument.
+
+    A routine goes by its name and the types it takes, `name(types)`; a function without arguments
+    by its name alone as well.
+    """
 
     kind: ClassVar[str] = "call"
     relation: str
+    arguments: Row = ()
+    procedure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

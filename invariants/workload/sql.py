@@ -46,6 +46,7 @@ _COMMENTED: Mapping[CommentTarget, str] = {
     "view": "VIEW",
     "materialized view": "MATERIALIZED VIEW",
     "function": "FUNCTION",
+    "procedure": "PROCEDURE",
 }
 
 _PART = re.compile(r'"(?:[^"]|"")++"|[^\W\d][\w$]*+')
@@ -54,6 +55,14 @@ _SIGNATURE = re.compile(
     rf"((?:{_PART.pattern})(?:\.(?:{_PART.pattern}))?)"
     rf"\(((?:(?:{_PART.pattern})|[., ]|\[\])*+)\)\Z"
 )
+_ARGUMENT = re.compile(r'(?:"(?:[^"]|"")*"|[^,"])+')
+# What takes any type is given one.
+_CONCRETE = {
+    **dict.fromkeys(
+        ("anyelement", "anynonarray", "anycompatible", "anycompatiblenonarray"), "text"
+    ),
+    **dict.fromkeys(("anyarray", "anycompatiblearray"), "text[]"),
+}
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 # Names that must be quoted although they look plain: PostgreSQL's reserved words.
 _RESERVED = frozenset(
@@ -161,8 +170,31 @@ def signature(routine: str) -> str:
     found = _SIGNATURE.match(routine)
     if found is None:
         raise ValueError(f"{routine!r} is not the name of a function with the types it takes")
-    parts = (p[1:-1].replace('""', '"') if p[0] == '"' else p for p in _PART.findall(found[1]))
-    return f"{'.'.join(map(_part, parts))}({found[2]})"
+    return f"{_qualified(found[1])}({found[2]})"
+
+
+def _qualified(spelled: str) -> str:
+    """A name in its parts, some of them in quotes."""
+    parts = (p[1:-1].replace('""', '"') if p[0] == '"' else p for p in _PART.findall(spelled))
+    return ".".join(map(_part, parts))
+
+
+@lru_cache(maxsize=1024)
+def _call(routine: str, procedure: bool) -> str:
+    """A call with a placeholder for each argument, by the types that stand in its signature."""
+    found = _SIGNATURE.match(routine)
+    if found is None:
+        return f"SELECT * FROM {name(routine)}()"
+    types = [t.strip() for t in _ARGUMENT.findall(found[2])]
+    values = ", ".join(_argument(kind, i) for i, kind in enumerate(types, 1))
+    called = f"{_qualified(found[1])}({values})"
+    return f"CALL {called}" if procedure else f"SELECT * FROM {called}"
+
+
+def _argument(kind: str, number: int) -> str:
+    bare = kind.removeprefix("VARIADIC ")
+    word = "VARIADIC " if bare != kind else ""
+    return f"{word}(${number})::{_CONCRETE.get(bare, bare)}"
 
 
 @lru_cache(maxsize=256)
@@ -291,12 +323,13 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
         case Refresh(relation, concurrently):
             how = " CONCURRENTLY" if concurrently else ""
             return f"REFRESH MATERIALIZED VIEW{how} {name(relation)}", ()
-        case Call(relation):
-            return f"SELECT * FROM {name(relation)}()", ()
+        case Call(relation, arguments, procedure):
+            return _call(relation, procedure), tuple(map(text, arguments))
         case Copy(relation, columns, _):
             return f"COPY {name(relation)} ({names(columns)}) FROM STDIN", ()
         case Comment(relation, target):
-            what = signature(relation) if target == "function" else name(relation)
+            routine = target in ("function", "procedure")
+            what = signature(relation) if routine else name(relation)
             return f"COMMENT ON {_COMMENTED[target]} {what} IS 'taken'", ()
         case Attach(relation):
             return _attach(signature(relation)), ()
@@ -400,6 +433,8 @@ def _values(statement: Statement) -> tuple[Value, ...] | None:
             return tuple(v for _, v in assign) + tuple(v for _, v in where if v is not None)
         case Select(_, where) | Delete(_, where):
             return tuple(v for _, v in where if v is not None)
+        case Call(_, arguments):
+            return arguments
         case _:
             return None
 

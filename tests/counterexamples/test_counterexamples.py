@@ -80,6 +80,8 @@ EVERY_KIND: tuple[Statement, ...] = (
     Copy("t", COLUMNS, (ODD, ODD)),
     Refresh("v", concurrently=True),
     Call("other.f"),
+    Call("f(uuid, text, VARIADIC integer[])", (None, "a", "{1}")),
+    Call('"A b".p(jsonb)', (Json.of({}),), procedure=True),
     Comment("public.f(a integer)", "function"),
     Comment("t", "materialized view"),
     Attach("public.f()"),

@@ -31,6 +31,7 @@ from invariants.workload.operations import (
     Copy,
     Delete,
     Insert,
+    Json,
     Merge,
     Refresh,
     Select,
@@ -128,6 +129,22 @@ UNFIT: dict[str, tuple[Workload, str]] = {
         workload(of(A, Call("pg_catalog.pg_reload_conf"))),
         "operations[0].statements[0].relation: this schema has no function without arguments 'pg_",
     ),
+    "a call with an argument": (
+        workload(of(A, Call("names_pii(text)", ("{}",)))),
+        "operations[0].statements[0].relation: this schema has no routine 'names_pii(text)'",
+    ),
+    "a call without its argument": (
+        workload(of(A, Call("names_pii(jsonb)"))),
+        "operations[0].statements[0].arguments: 0 values for 1 arguments; write one for each",
+    ),
+    "a call of what is no procedure": (
+        workload(of(A, Call("names_pii(jsonb)", ("{}",), procedure=True))),
+        "operations[0].statements[0].procedure: 'names_pii(jsonb)' is a function; write false",
+    ),
+    "a call that says more": (
+        workload(of(A, Call("names_pii(jsonb); --", ("{}",)))),
+        "operations[0].statements[0].relation: this schema has no routine 'names_pii(jsonb); --'",
+    ),
     "what runs": (
         workload(of(A, Attach(RUNS))),
         'operations[0].statements[0].relation: this schema has no trigger function "public.fn_pr',
@@ -181,6 +198,7 @@ def test_what_a_schema_does_not_have(head_judge: Judge, what: str) -> None:
 
 
 FITS: tuple[Statement, ...] = (
+    Call("names_pii(jsonb)", (Json.of({}),)),
     Attach("public.check_ledger_net()"),
     Comment("public.check_ledger_net()", "function"),
     Comment("v_realtime_revenue", "view"),
