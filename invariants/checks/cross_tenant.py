@@ -28,6 +28,7 @@ from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
 from invariants.workload import sql
 from invariants.workload.operations import (
+    Actor,
     Call,
     Operation,
     Refresh,
@@ -137,7 +138,7 @@ class CrossTenant(Invariant):
                     guards.isolating(statement.relation, case.catalog),
                 ),
                 operation=step.index,
-                summary=f"{actor.role} {_acting_for(actor.tenant)} read {len(foreign)} "
+                summary=f"{actor.role} {_acting_for(actor)} read {len(foreign)} "
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
                 promise="An actor never receives another tenant's data, "
                 "and without a tenant sees nothing.",
@@ -181,7 +182,7 @@ class CrossTenant(Invariant):
             yield Violation(
                 signature=self.signature(change.effect, change.table, guard),
                 operation=step.index,
-                summary=f"{actor.role} {_acting_for(actor.tenant)} {word} a row of another tenant "
+                summary=f"{actor.role} {_acting_for(actor)} {word} a row of another tenant "
                 f"in {change.table}",
                 promise="An actor never creates, changes or removes another tenant's row.",
                 proof=_made(case, step, change) or changed_proof(case, step, change),
@@ -289,8 +290,8 @@ class CrossTenant(Invariant):
             yield Violation(
                 signature=self._interfered(case, step, world, statement),
                 operation=step.index,
-                summary=f"{step.operation.actor.role} {_acting_for(tenant)} gets another answer "
-                f"from {statement.relation} because of what other tenants did",
+                summary=f"{step.operation.actor.role} {_acting_for(step.operation.actor)} gets "
+                f"another answer from {statement.relation} because of what other tenants did",
                 promise="What a tenant observes does not depend on what other tenants do.",
                 proof=(Condition("differs", step.index, tenant, _where(seen, expected)),),
                 evidence=(
@@ -604,10 +605,13 @@ def _made(case: Case, step: Step, change: Change) -> tuple[Condition, ...]:
     return (Condition("state", step.index, row_matches(change.table, values)),)
 
 
-def _acting_for(tenant: str | None) -> str:
-    if tenant is None:
-        return "without a tenant setting"
-    return f"for {tenant}" if tenant else "with an empty tenant setting"
+def _acting_for(actor: Actor) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in actor.said)
+    if actor.tenant is None:
+        return f"as {said}" if said else "without a tenant setting"
+    if not actor.tenant:
+        return "with an empty tenant setting"
+    return f"for {actor.tenant}{f' as {said}' if said else ''}"
 
 
 def _rows(count: int) -> str:

@@ -118,10 +118,11 @@ class Cast:
         root = self.catalog.tables.get(level.root)
         return typed(place, root.columns[root.id_column].type if root else None)
 
-    def actor(self, role: str, tenant: str | None, user: str | None = None) -> Actor:
+    def actor(self, role: str, tenant: str | None, place: int = 1) -> Actor:
         """Who acts in a role for a tenant, or with nothing, or what is none, in its place.
 
         Where each tenant has a role of its own, that of the tenant acts in place of another's.
+        `place` is the number of the place within the tenant, where there are any.
         """
         if role == OPERATOR:
             return Actor(role)
@@ -134,14 +135,24 @@ class Cast:
             return Actor(asked, tenant)
         if not tenant:
             return Actor(role, tenant)
-        return Actor(role, tenant, self.said(tenant, user))
+        return Actor(role, tenant, self.said(tenant, place))
 
-    def said(self, tenant: str, user: str | None = None) -> Said:
+    def strangers(self, role: str, owner: str, other: str) -> tuple[Actor, ...]:
+        """Who must not reach the rows of a tenant, in this role.
+
+        Those of another tenant, of none, of one that is not there, and of another place within it.
+        """
+        found = [self.actor(role, setting) for setting in (other, "", None, self.unknown)]
+        if self.contract.tenancy.within:
+            found.append(self.actor(role, owner, place=2))
+        return tuple(dict.fromkeys(a for a in found if a != self.actor(role, owner)))
+
+    def said(self, tenant: str, place: int = 1) -> Said:
         """What a session for a tenant says besides the tenant."""
         names = self.contract.tenancy.session.names
-        said = [(USER, user or self.user_of(tenant))] if USER in names else []
+        said = [(USER, self.user_of(tenant))] if USER in names else []
         said += [
-            (level.name, self.place_of(level, tenant))
+            (level.name, self.place_of(level, tenant, place))
             for level in self.contract.tenancy.within
             if level.name in names
         ]

@@ -273,8 +273,10 @@ def _readings(world: World, leaks: bool, only: str = "") -> list[Operation]:
                     for column in relation.columns
                 ]
             elif not leaks:
-                settings = (watching, None, "", world.cast.unknown)
-                made += [world.operation(role, s, Select(relation.name)) for s in settings]
+                made += [
+                    Operation(stranger, (Select(relation.name),))
+                    for stranger in world.cast.strangers(role, watched, watching)
+                ]
     return made
 
 
@@ -295,25 +297,21 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
     relation = world.catalog.tables[table]
     where = key_of(world, row)
     whose = world.contract.tenancy.column
-    for setting in (other, "", None, world.cast.unknown):
+    for stranger in world.cast.strangers(role, owner, other):
         if "insert" in verbs:
             *parents, another = lawful(world, table, owner, 100)
             made += [*(r.inserted() for r in parents)]
-            made.append(inserting(world.actor(role, setting), table, another.values))
+            made.append(inserting(stranger, table, another.values))
         if "update" in verbs:
             # Whatever a row takes: the plainest values may be those it has.
             for column in relation.columns.values():
                 if column.name not in (*relation.primary_key, whose) and not column.generated:
                     value = _another(world, table, column, row.values.get(column.name))
-                    made.append(
-                        Operation(
-                            world.actor(role, setting),
-                            (Update(table, ((column.name, value),), where),),
-                        )
-                    )
+                    changed = Update(table, ((column.name, value),), where)
+                    made.append(Operation(stranger, (changed,)))
                     break
         if "delete" in verbs:
-            made.append(Operation(world.actor(role, setting), (Delete(table, where),)))
+            made.append(Operation(stranger, (Delete(table, where),)))
     if "update" in verbs and whose in relation.columns:
         moved = Update(table, ((whose, world.cast.value(other)),), where)
         made.append(Operation(world.actor(role, owner), (moved,)))

@@ -21,6 +21,11 @@ def tenants(world: World, count: int) -> tuple[Tenant, ...]:
         if tenant.id not in world.tenants:
             world.tenants.append(tenant.id)
             made.append(tenant)
+    if len(made) < count and count > 1:
+        raise UsageError(
+            f"{world.contract.path}: tenancy: there is but one tenant, {world.tenants[0]!r}; "
+            "two are needed to tell them apart: name the roles of two tenants, or another root"
+        )
     opening = _opening(world)
     if opening:
         world.given.append(world.maintenance(*opening))
