@@ -207,7 +207,7 @@ def _smaller(workload: Workload, contract: Contract, catalog: Catalog) -> Iterat
     if renamed != workload:
         yield renamed
     # Numbers that must agree with each other become smaller together or not at all.
-    for candidate in (_mapped(workload, _halved), *_replaced_numbers(workload)):
+    for candidate in (_halved(workload), *_replaced_numbers(workload)):
         if candidate != workload:
             yield candidate
 
@@ -283,7 +283,7 @@ def _moved(operation: Operation, workload: Workload) -> Iterator[Operation]:
         for target in ids[: ids.index(operation.actor.tenant)]:
             source = operation.actor.tenant
             single = Workload((), (operation,))
-            yield _mapped(single, _swap(source, target)).operations[0]
+            yield _mapped(single, _swap_ids(source, target)).operations[0]
 
 
 def _fewer(items: tuple[T, ...], least: int = 1) -> Iterator[tuple[T, ...]]:
@@ -360,13 +360,36 @@ def _swap(old: Value, new: Value) -> Callable[[Value], Value]:
     return lambda value: new if type(value) is type(old) and value == old else value
 
 
-def _halved(value: Value) -> Value:
-    return value // 2 if type(value) is int and value > 3 else value
+def _swap_ids(old: str, new: str) -> Callable[[Value], Value]:
+    """One id in the place of another, as a text and, if they are numbers, as numbers."""
+    swapped: dict[tuple[type, Value], Value] = {(str, old): new}
+    if old.isdigit() and new.isdigit():
+        swapped[int, int(old)] = int(new)
+    return lambda value: swapped.get((type(value), value), value)
+
+
+def _halved(workload: Workload) -> Workload:
+    """Every number halved that is not somebody's id."""
+    held = _ids(workload)
+
+    def half(value: Value) -> Value:
+        return value // 2 if type(value) is int and value > 3 and value not in held else value
+
+    return _mapped(workload, half)
+
+
+def _ids(workload: Workload) -> frozenset[int]:
+    """The numbers that tenants, users and places go by: what names them is no amount."""
+    named = {t.id for t in workload.tenants}
+    for operation in workload.all_operations:
+        named |= {operation.actor.tenant or "", *(value for _, value in operation.actor.said)}
+    return frozenset(int(n) for n in named if n.isascii() and n.isdigit())
 
 
 def _replaced_numbers(workload: Workload) -> Iterator[Workload]:
     """Every occurrence of a number replaced by a plainer one."""
     numbers: set[int] = set()
+    held = _ids(workload)
 
     def collect(value: Value) -> Value:
         if type(value) is int:
@@ -374,7 +397,7 @@ def _replaced_numbers(workload: Workload) -> Iterator[Workload]:
         return value
 
     _mapped(workload, collect)
-    for number in sorted(numbers, reverse=True):
+    for number in sorted(numbers - held, reverse=True):
         for plainer in _simpler(number):
             yield _mapped(workload, _swap(number, plainer))
 
@@ -426,7 +449,13 @@ def _mapped(workload: Workload, change: Callable[[Value], Value]) -> Workload:
     def operation(o: Operation) -> Operation:
         return replace(
             o,
-            actor=replace(o.actor, tenant=text(o.actor.tenant)) if o.actor.tenant else o.actor,
+            actor=replace(
+                o.actor,
+                tenant=text(o.actor.tenant) if o.actor.tenant else o.actor.tenant,
+                said=tuple((name, text(value)) for name, value in o.actor.said),
+            )
+            if o.actor.tenant or o.actor.said
+            else o.actor,
             statements=tuple(map(statement, o.statements)),
         )
 
