@@ -160,7 +160,7 @@ class CrossTenant(Invariant):
                 statement.kind, statement.relation, _telling(case, step, statement)
             ),
             operation=step.index,
-            summary=f"{actor.role} {_acting_for(actor.tenant)} is told what a row of another "
+            summary=f"{actor.role} {_acting_for(actor)} is told what a row of another "
             f"tenant in {record.table} has in it",
             promise="No text that an actor gets has a value of another tenant's row in it.",
             proof=(Condition("told", step.index, value, texts.where(step, value)),),
