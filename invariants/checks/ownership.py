@@ -149,6 +149,8 @@ class Ownership:
 
         A session that names no tenant acts for `None`, as one does whose user is in none.
         """
+        if (own := self.tenancy.tenant_of_role(actor.role)) is not None:
+            return frozenset({own})
         members = self.tenancy.members
         if members is None:
             return frozenset({self.meant(actor.tenant)})

@@ -16,7 +16,6 @@ from invariants.generation.ruled import TOTAL
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import (
-    Actor,
     Assignments,
     Delete,
     Operation,
@@ -32,7 +31,7 @@ Make = Callable[[World], list[Operation]]
 
 def trespasses(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
     """Rows that name another tenant's rows, by each column that names any; and another's keys."""
-    for table in contract.tenancy.tables:
+    for table in contract.tenancy.owned:
         for role in contract.application_roles:
             if contract.may(role, "insert", table):
                 for columns in _naming(contract, catalog, table):
@@ -48,16 +47,16 @@ def _naming(contract: Contract, catalog: Catalog, table: str) -> list[tuple[str,
     found = [
         tuple(c for c in key.columns if c != tenancy.column and not relation.columns[c].generated)
         for key in relation.foreign_keys
-        if key.target in tenancy.tables
+        if key.target in tenancy.owned
     ]
-    found += [(c,) for c, target in contract.references(table) if target in tenancy.tables]
+    found += [(c,) for c, target in contract.references(table) if target in tenancy.owned]
     return [columns for columns in dict.fromkeys(found) if columns]
 
 
 def _target(world: World, table: str, column: str) -> tuple[str, str]:
     """The table and the column that a column names."""
     for key in world.catalog.tables[table].foreign_keys:
-        if column in key.columns and key.target in world.contract.tenancy.tables:
+        if column in key.columns and key.target in world.contract.tenancy.owned:
             return key.target, key.target_columns[key.columns.index(column)]
     target = dict(world.contract.references(table))[column]
     return target, world.id_column(target)
@@ -65,7 +64,7 @@ def _target(world: World, table: str, column: str) -> tuple[str, str]:
 
 def _referring(world: World, table: str, role: str, columns: tuple[str, ...]) -> list[Operation]:
     owner, other = world.tenants
-    actor = Actor(role, other)
+    actor = world.actor(role, other)
     made: list[Operation] = []
     named: dict[str, Value] = {}
     for column in columns:
@@ -98,13 +97,13 @@ def _collided(world: World, table: str, role: str) -> list[Operation]:
     made += [r.inserted() for r in before]
     key = world.catalog.tables[table].primary_key
     taken = {c: theirs.values[c] for c in key if c in theirs.values}
-    return [*made, inserting(Actor(role, other), table, {**mine.values, **taken})]
+    return [*made, inserting(world.actor(role, other), table, {**mine.values, **taken})]
 
 
 def _aimed(world: World, table: str, role: str) -> list[Operation]:
     """Another tenant's row by its key, in every statement."""
     made, theirs = _theirs(world, table)
-    actor = Actor(role, world.tenants[1])
+    actor = world.actor(role, world.tenants[1])
     where: Assignments = key_of(world, theirs)
     if not where:
         return made
@@ -120,7 +119,7 @@ def _aimed(world: World, table: str, role: str) -> list[Operation]:
 def twins(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
     """Rows alike in two tenants, in every table: read, changed and removed by what they say."""
     del catalog
-    for table in contract.tenancy.tables:
+    for table in contract.tenancy.owned:
         for role in contract.application_roles:
             yield "", partial(_twins, table=table, role=role)
 
@@ -134,16 +133,17 @@ def _twins(world: World, table: str, role: str) -> list[Operation]:
     apart = {
         *relation.primary_key,
         contract.tenancy.column,
+        *world.cast.carried(table, other),
         *(c for k in relation.foreign_keys for c in k.columns),
         *(c for c, _ in contract.references(table)),
     }
     alike = {c: v for c, v in theirs.values.items() if c not in apart}
     twin = mine.having(**alike)
     if contract.may(role, "insert", table):
-        made.append(inserting(Actor(role, other), table, twin.values))
+        made.append(inserting(world.actor(role, other), table, twin.values))
     else:
         made.append(twin.inserted())
-    actor = Actor(role, other)
+    actor = world.actor(role, other)
     plain = [(c, v) for c, v in alike.items() if isinstance(v, str) and len(v) < 100]
     statements: list[Statement] = [Select(table)]
     statements += [Select(table, ((c, v),)) for c, v in plain]
