@@ -193,7 +193,7 @@ class TestRules:
         ]
 
 
-def test_what_this_version_cannot_read_is_commented_out_and_said() -> None:
+def test_all_that_tenancy_can_say_is_written() -> None:
     made = Draft(
         Tenancy("a", "a_id", {"x": '{"t": "{tenant}"}'}, ("b",), {"c": "b_id"}, ("d",)),
         (),
@@ -201,10 +201,21 @@ def test_what_this_version_cannot_read_is_commented_out_and_said() -> None:
         ((), ("b",)),
         {"sequence": "why"},
     )
-    assert unread(made) == ("session", "scoped_by", "shared", "written_by_triggers", "sequence")
-    whole, part = tomllib.loads(toml(made, "it")), tomllib.loads(toml(made, "it", UNREAD))
-    assert whole["tenancy"]["scoped_by"] == {"c": "b_id"}
-    assert part == {"format": 1, "tenancy": {"root": "a", "column": "a_id", "tables": ["b"]}}
+    assert unread(made) == ()
+    whole = tomllib.loads(toml(made, "it", UNREAD))
+    assert whole == {
+        "format": 1,
+        "tenancy": {
+            "root": "a",
+            "column": "a_id",
+            "session": {"x": '{"t": "{tenant}"}'},
+            "tables": ["b"],
+            "scoped_by": {"c": "b_id"},
+            "shared": ["d"],
+        },
+        "written_by_triggers": {"tables": ["b"]},
+        "accepted": [{"channel": "sequence", "reason": "why"}],
+    }
 
 
 def test_of_this_schema_it_proposes_what_was_written_by_hand(

@@ -18,18 +18,7 @@ from invariants.schema.definitions import read_definitions
 from invariants.schema.reach import Reach
 
 # What a draft can say and a contract of this version cannot yet.
-UNREAD = frozenset(
-    {
-        "session",
-        "scoped_by",
-        "shared",
-        "tied",
-        "members",
-        "written_by_triggers",
-        "sequence",
-        "execute",
-    }
-)
+UNREAD = frozenset({"execute"})
 _CONFIRM = "nobody has confirmed this yet: "
 
 
