@@ -41,7 +41,7 @@ class AppendOnly(Invariant):
     promise = "A committed row of an append-only table stays as it is; a repair takes effect."
     examines = "a write by an application role while an append-only table has rows, or a repair"
     premises = (premises.GRANTED, premises.UNTRIGGERED)
-    sweeps = ("parents", "layers", "writers")
+    sweeps = ("parents", "layers", "writers", "unlocking", "unlocking as another")
     concurrent = True
     duets = ("repairs",)
     share = 6

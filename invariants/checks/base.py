@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from invariants.checks import model
 from invariants.checks.outcome import Prediction
 from invariants.checks.ownership import Find, Ownership, owner_in, printed
+from invariants.checks.sayings import way
 from invariants.contract.contract import Contract
 from invariants.execution.history import Change, History, Record, Step
 from invariants.schema.catalog import Catalog
@@ -277,11 +278,13 @@ def changed_proof(case: Case, step: Step, change: Change) -> tuple[Condition, ..
 
 
 def reached(case: Case, step: Step, change: Change) -> str:
-    """The routine, view, or foreign keys, by which an operation reached a table it does not name.
+    """The way by which an operation reached a table: what it said, a routine, a view, foreign keys.
 
     Empty where it names the table, or where none of them is the way.
     """
     named = [s.relation for s in step.operation.statements]
+    if said := way(step):
+        return said
     if change.table in named:
         return ""
     if called := [s.relation for s in step.operation.statements if isinstance(s, Call)]:

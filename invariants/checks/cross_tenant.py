@@ -23,6 +23,7 @@ from invariants.checks.base import (
     shown,
 )
 from invariants.checks.ownership import link_of, owner_in, printed
+from invariants.checks.sayings import way
 from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
@@ -59,7 +60,7 @@ class CrossTenant(Invariant):
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
-    sweeps = ("routines", "writes", "leaks", "views", "trespasses", "twins")
+    sweeps = ("routines", "settings", "becoming", "writes", "leaks", "views", "trespasses", "twins")
     concurrent = True
     duets = ("erasures",)
     share = 8
@@ -81,9 +82,10 @@ class CrossTenant(Invariant):
     def check(self, case: Case) -> Iterator[Violation]:
         """Check all parts."""
         crossed: int | None = None
+        plain: set[tuple[Actor, str]] = set()
         for step in case.history.steps:
             if case.is_application(step):
-                yield from self._seen(case, step)
+                yield from self._seen(case, step, plain)
                 if step.place is None:
                     yield from self._betrayed(case, step)
             if case.is_application(step) or self._repairs(case, step):
@@ -117,7 +119,7 @@ class CrossTenant(Invariant):
                 count += bool(owners[step.before] - case.tenants_of(step))
         return count
 
-    def _seen(self, case: Case, step: Step) -> Iterator[Violation]:
+    def _seen(self, case: Case, step: Step, plain: set[tuple[Actor, str]]) -> Iterator[Violation]:
         actor = step.operation.actor
         for statement, answer in step.queries:
             if not isinstance(statement, Select | Call):
@@ -131,12 +133,15 @@ class CrossTenant(Invariant):
             foreign, clause = found
             called = isinstance(statement, Call)
             source = f"({sql.spelled(statement)}) q" if called else sql.name(statement.relation)
+            guard = guards.isolating(statement.relation, case.catalog)
+            met = (actor, statement.relation)
+            if said := way(step):
+                # Where it sees as much without saying anything, that is not the way.
+                guard = guard if met in plain else said
+            else:
+                plain.add(met)
             yield Violation(
-                signature=self.signature(
-                    statement.kind,
-                    statement.relation,
-                    guards.isolating(statement.relation, case.catalog),
-                ),
+                signature=self.signature(statement.kind, statement.relation, guard),
                 operation=step.index,
                 summary=f"{actor.role} {_acting_for(actor)} read {len(foreign)} "
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
@@ -314,7 +319,7 @@ class CrossTenant(Invariant):
             guard = said[0].function
         elif error is None:
             guard = guards.spanning(statement, case.contract.tenancy.column, case.catalog)
-            guard = guard or guards.isolating(statement.relation, case.catalog)
+            guard = guard or way(step) or guards.isolating(statement.relation, case.catalog)
         else:
             guard = guards.refusing(error, statement, case.catalog)
         return self.signature(statement.kind, statement.relation, guard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from invariants.checks import guards
+from invariants.checks import guards, held
 from invariants.checks.base import (
     Case,
     Condition,
@@ -63,6 +63,7 @@ class Liveness(Invariant):
         "truncations",
         "shadows",
         "privileges",
+        "inquiries",
         "columns",
     )
     share = 9
@@ -72,6 +73,7 @@ class Liveness(Invariant):
     def check(self, case: Case) -> Iterator[Violation]:
         """Compare every operation with what the model of the contract predicts."""
         for step in case.history.steps:
+            yield from self._held(case, step)
             if step.error is not None and step.error.sqlstate == RUNS_AS_ANOTHER:
                 yield self._lent(step)
                 continue
@@ -94,8 +96,36 @@ class Liveness(Invariant):
         """Operations with a prediction that can be wrong, or with code that must not be run."""
         predictions = ((step, case.predicted(step)) for step in case.history.steps)
         return sum(
-            s.operation.shadows or (p is not None and p.commits is not None) for s, p in predictions
+            s.operation.shadows or any(held.answers(s)) or (p is not None and p.commits is not None)
+            for s, p in predictions
         )
+
+    def _held(self, case: Case, step: Step) -> Iterator[Violation]:
+        """Privileges that a role has and is not promised, or is promised and has not."""
+        role = step.operation.actor.role
+        for asked, has in held.answers(step):
+            promised = held.promised(case.contract, case.catalog, role, asked)
+            if has == promised:
+                continue
+            kind = "attribute" if asked.target == "attribute" else asked.privilege.lower()
+            words = f"{_who(role)} has {held.told(asked)}, which the contract does not promise it"
+            if promised:
+                words = f"{_who(role)} is promised {held.told(asked)} and has it not"
+            yield Violation(
+                signature=self.signature(
+                    kind, asked.relation, "privilege" if promised else "privilege not enforced"
+                ),
+                operation=step.index,
+                summary=words,
+                promise="A role has what the contract promises it, and no other privilege.",
+                proof=(
+                    Condition(
+                        "seen",
+                        step.index,
+                        f"(SELECT held {'' if has else '= false'} FROM ({sql.spelled(asked)}) q)",
+                    ),
+                ),
+            )
 
     def _lent(self, step: Step) -> Violation:
         error, actor = step.error, _who(step.operation.actor.role)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from invariants.contract.deeds import DEEDS, kind_of
 from invariants.schema.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -54,12 +55,19 @@ def bind(contract: Contract, catalog: Catalog) -> None:
                 f"the server has no role {role!r}",
                 "create it in a migration or remove it",
             )
-        for relation_name in grants:
-            if relation_name not in catalog.relations:
+        for relation_name, verbs in grants.items():
+            place = f"roles.{role}.{relation_name}"
+            named = kind_of(relation_name, catalog)
+            if named is None:
+                word = "routine" if "(" in relation_name else "relation"
                 raise contract.fault(
-                    f"roles.{role}.{relation_name}",
-                    f"the database has no relation {relation_name!r}",
+                    place,
+                    f"the database has no {word} {relation_name!r}",
                     _close(catalog, relation_name),
+                )
+            for verb in sorted(verbs - {*DEEDS[named]}):
+                raise contract.fault(
+                    place, f"nobody can {verb} a {named}", f"use one of: {', '.join(DEEDS[named])}"
                 )
     for i, path in enumerate(contract.read_paths):
         for name, relation_name, kind in (
@@ -91,7 +99,7 @@ def missing(contract: Contract, catalog: Catalog) -> frozenset[str]:
     relations = {table for _, table in _tables(contract)}
     relations |= {relation for grants in contract.roles.values() for relation in grants}
     relations |= {name for path in contract.read_paths for name in (path.view, path.filled_by)}
-    gone = {name for name in relations if name not in catalog.relations}
+    gone = {name for name in relations if kind_of(name, catalog) is None}
     for table, column in named(contract):
         if table not in catalog.relations:
             gone.add(table)

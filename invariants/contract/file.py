@@ -23,6 +23,7 @@ from invariants.contract.sections import (
     SUMMARIES,
     AppendOnly,
     Channel,
+    Deed,
     Domain,
     Idempotency,
     Layer,
@@ -33,7 +34,6 @@ from invariants.contract.sections import (
     RowColumn,
     Sum,
     Taxonomy,
-    Verb,
     WrittenByTriggers,
 )
 from invariants.contract.shapes import (
@@ -177,7 +177,8 @@ class ContractFile(Section, kw_only=True, rename={"ledgers": "ledger", "read_pat
     ] = {}
     tenancy: TenancyFile
     roles: Annotated[
-        dict[Name, dict[Name, tuple[Verb, ...]]], said("what each role may do with each relation")
+        dict[Name, dict[Name, tuple[Deed, ...]]],
+        said("what each role may do with each relation, sequence, routine"),
     ]
     append_only: tuple[_AppendOnly, ...] = ()
     sums: tuple[_Sum, ...] = ()

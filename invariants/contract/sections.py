@@ -17,6 +17,11 @@ from invariants.workload.templates import TENANT, USER, Templates
 
 Verb = Literal["select", "insert", "update", "delete", "truncate"]
 VERBS: tuple[str, ...] = get_args(Verb)
+Deed = (
+    Verb
+    | Literal["references", "trigger", "maintain", "usage", "execute", "create"]
+    | Literal["set", "alter system", "member"]
+)
 Layer = Literal["privilege", "trigger"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 Channel = Literal["primary-key-collision", "sequence"]

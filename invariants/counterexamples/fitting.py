@@ -7,26 +7,32 @@ never taken for something that holds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 from psycopg import adapters
 
+from invariants.checks.sayings import own_tenancy
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.premises import DESCRIPTIONS
 from invariants.reading import Misfit, quoted
 from invariants.schema.catalog import COMMENTED, Catalog, Relation, RelationKind
+from invariants.workload.inquiries import ATTRIBUTES, PRIVILEGES
 from invariants.workload.operations import (
     OPERATOR,
     Attach,
+    Become,
     Call,
     Comment,
     Copy,
     Delete,
+    Inquire,
     Insert,
     Merge,
     Operation,
     Refresh,
     Select,
+    Set,
     Shadow,
     Statement,
     Truncate,
@@ -127,6 +133,10 @@ class _Fitting:
                     raise Misfit(at, f"{quoted(relation)} is no {target}", _GONE)
             case Shadow():
                 self._shadow(statement, at)
+            case Set() | Become():
+                self._session(statement, at)
+            case Inquire():
+                self._inquiry(statement, place)
             case Truncate(relation):
                 self._kind(relation, "table", at)
             case Refresh(relation):
@@ -191,6 +201,38 @@ class _Fitting:
                 f"write {str(routine.procedure).lower()}",
             )
 
+    def _session(self, statement: Set | Become, place: str) -> None:
+        """A setting of the schema's own, which says not for whom a session acts; or a role."""
+        name = statement.relation
+        if isinstance(statement, Become):
+            self._there("role", name, self.catalog.roles, place)
+        elif not _OWN_SETTING.match(name):
+            raise Misfit(place, f"{quoted(name)} is no setting of a schema's own", _GONE)
+        elif own_tenancy(name, self.contract):
+            raise Misfit(
+                place, f"{quoted(name)} says for whom a session acts", "write it as tenant or said"
+            )
+
+    def _inquiry(self, statement: Inquire, place: str) -> None:
+        """A privilege that there is, and what it is on."""
+        target, standing = statement.target, self.catalog.standing
+        known: Collection[str] = {
+            "relation": self.catalog.relations,
+            "sequence": self.catalog.sequences,
+            "schema": standing.schemas,
+            "database": ("database",),
+            "parameter": standing.parameters,
+            "role": self.catalog.roles,
+            "attribute": ATTRIBUTES,
+        }[target]
+        self._there(target, statement.relation, known, f"{place}.relation")
+        if statement.privilege not in PRIVILEGES[target]:
+            raise Misfit(
+                f"{place}.privilege",
+                f"{quoted(statement.privilege)} is no privilege on a {target}",
+                f"use one of: {', '.join(PRIVILEGES[target])}",
+            )
+
     def _kind(self, name: str, kind: RelationKind, place: str) -> None:
         if self.relation(place, name).kind != kind:
             raise Misfit(place, f"{quoted(name)} is no {COMMENTED[kind]}", _GONE)
@@ -214,6 +256,8 @@ class _Fitting:
             raise Misfit(place, f"this schema has no {what} {quoted(name)}", _GONE)
 
 
+# Of at least two parts: the server itself has no such settings.
+_OWN_SETTING = re.compile(r"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+\Z")
 # What everybody may read of the server's own catalog, and functions may look for.
 _SYSTEM_RELATIONS = frozenset(
     f"pg_{name}"

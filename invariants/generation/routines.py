@@ -73,15 +73,14 @@ def callable_routines(contract: Contract, catalog: Catalog) -> Iterator[tuple[Ro
     back afterwards.
     """
     reach = Reach(catalog, catalog.definitions)
-    texts = {r.definition: r.signature for r in catalog.definitions.routines}
     for routine in catalog.routines:
-        if not routine.called or routine.definition not in texts:
+        if not routine.called:
             continue
         if any(a.pseudo and a.type not in _ANYTHING for a in routine.arguments):
             continue
         if not _callers(contract, routine):
             continue
-        reached = reach.of_call(texts[routine.definition])
+        reached = reach.of_call(routine.known_as)
         if routine.effects.utilities or reached.utilities & SERVER_WIDE:
             continue
         writes = bool(reached.writes) or reached.opaque
@@ -106,14 +105,14 @@ def _called(world: World, routine: Routine, role: str) -> list[Operation]:
                 made.append(row.inserted())
                 rows[tenant][row.table] = row.values
     made += [world.maintenance(Refresh(v)) for v in world.catalog.materialized_views]
-    vectors = list(_vectors(world, routine, rows))
-    calls = [Call(routine.called, v, routine.procedure) for v in vectors]
+    given = list(vectors(world, routine, rows))
+    calls = [Call(routine.called, v, routine.procedure) for v in given]
     asked: list[tuple[str | None, Call]] = [(other, call) for call in calls]
     asked += [(s, call) for s in (None, "", world.cast.unknown) for call in calls[:2]]
     return made + [Operation(world.actor(role, setting), (call,)) for setting, call in asked]
 
 
-def _vectors(
+def vectors(
     world: World, routine: Routine, rows: Mapping[str, Mapping[str, Mapping[str, Value]]]
 ) -> Iterator[Row]:
     """Values for all arguments; those first that stand early in the list of each."""

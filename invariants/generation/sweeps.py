@@ -24,11 +24,13 @@ from invariants.generation.alike import alike
 from invariants.generation.derived import valid_choices
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
+from invariants.generation.inquiries import inquiries
 from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.loading import strategies_of
 from invariants.generation.magnitudes import magnitudes
 from invariants.generation.parents import parents
 from invariants.generation.routines import routines, writers
+from invariants.generation.sayings import becoming, settings, unlocking, unlocking_as
 from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
@@ -458,8 +460,13 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "truncations": _truncations,
     "twins": twins,
     "permitted": _permitted,
+    "inquiries": inquiries,
     "refreshes": _refreshes,
     "routines": routines,
+    "settings": settings,
+    "unlocking": unlocking,
+    "becoming": becoming,
+    "unlocking as another": unlocking_as,
     "shadows": shadows,
     "views": through_views,
     "writers": writers,

@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 
 from invariants.schema.definitions import Definitions, read_definitions
 from invariants.schema.routines import Routine, Sought, read_routines, read_sought
+from invariants.schema.standing import Standing, read_standing
 from invariants.workload.operations import CommentTarget
 
 RelationKind = Literal["table", "partition", "view", "matview"]
@@ -163,6 +164,7 @@ class Catalog:
     functions: tuple[str, ...] = ()
     routines: tuple[Routine, ...] = ()
     definitions: Definitions = field(default_factory=Definitions)
+    standing: Standing = field(default_factory=Standing)
     sought: tuple[Sought, ...] = ()
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
@@ -402,6 +404,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         routines=read_routines(conn),
         sought=read_sought(conn),
         definitions=read_definitions(conn),
+        standing=read_standing(conn),
         sequences=sequences,
         roles=frozenset(r["rolname"] for r in roles),
         server_version=conn.info.server_version,

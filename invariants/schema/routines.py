@@ -54,6 +54,8 @@ class Routine:
     procedure: bool = False
     executable_by: frozenset[str] = frozenset()
     definition: str = ""
+    # Its signature as `definitions` have it, and `reach`.
+    known_as: str = ""
 
     @cached_property
     def effects(self) -> Effects:
@@ -93,6 +95,8 @@ SELECT format('%I.%I(%s)', p.nspname, p.proname, pg_get_function_identity_argume
          AS signature,
        CASE p.nspname WHEN 'public' THEN '' ELSE quote_ident(p.nspname) || '.' END
          || quote_ident(p.proname) AS name,
+       CASE p.nspname WHEN 'public' THEN '' ELSE p.nspname || '.' END || p.proname
+         || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS known_as,
        p.prosecdef AS security_definer, p.prokind = 'p' AS procedure,
        p.prorettype IN ('trigger'::regtype, 'event_trigger'::regtype) AS is_trigger,
        p.prorettype = 'trigger'::regtype AS is_row_trigger,
@@ -187,4 +191,5 @@ def _routine(row: dict[str, Any]) -> Routine:
         procedure=row["procedure"],
         executable_by=frozenset(row["executable_by"]),
         definition=row["definition"],
+        known_as=row["known_as"],
     )

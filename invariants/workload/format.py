@@ -20,6 +20,7 @@ from invariants.workload.operations import (
     CommentTarget,
     Conflict,
     Copy,
+    HeldOn,
     Insert,
     Isolation,
     Json,
@@ -127,6 +128,19 @@ class _Shadow(_Statement, tag="shadow"):
     target: ShadowTarget
 
 
+class _Set(_Statement, tag="set"):
+    value: Text | None
+
+
+class _Become(_Statement, tag="become"):
+    pass
+
+
+class _Inquire(_Statement, tag="inquire"):
+    privilege: Text
+    target: HeldOn
+
+
 _AnyStatement: TypeAlias = (
     _Insert
     | _Update
@@ -140,6 +154,9 @@ _AnyStatement: TypeAlias = (
     | _Comment
     | _Attach
     | _Shadow
+    | _Set
+    | _Become
+    | _Inquire
 )
 
 

@@ -37,6 +37,7 @@ class Json:
 Value = None | bool | int | str | Json
 CommentTarget = Literal["table", "view", "materialized view", "function", "procedure"]
 ShadowTarget = Literal["type", "relation"]
+HeldOn = Literal["relation", "sequence", "schema", "database", "parameter", "role", "attribute"]
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
 Said = tuple[tuple[str, str], ...]
@@ -217,6 +218,37 @@ class Shadow:
     target: ShadowTarget
 
 
+@dataclass(frozen=True, slots=True)
+class Set:
+    """SET LOCAL of a setting, to its default where `value` is None; `relation` is its name."""
+
+    kind: ClassVar[str] = "set"
+    relation: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """SET LOCAL ROLE to the role `relation`: what follows is done as that one."""
+
+    kind: ClassVar[str] = "become"
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inquire:
+    """A question of the actor's: whether it holds a privilege on `relation`, not as its owner.
+
+    `target` says what `relation` is; `attribute` is one of the actor's role. Grant options are
+    privileges of their own.
+    """
+
+    kind: ClassVar[str] = "inquire"
+    relation: str
+    privilege: str
+    target: HeldOn
+
+
 RUNS_AS_ANOTHER = "RUNAS"
 """The SQLSTATE of a `Shadow` that is run by somebody else than who made it."""
 
@@ -233,6 +265,9 @@ _KINDS = (
     Comment,
     Attach,
     Shadow,
+    Set,
+    Become,
+    Inquire,
 )
 Statement = (
     Insert
@@ -247,9 +282,12 @@ Statement = (
     | Comment
     | Attach
     | Shadow
+    | Set
+    | Become
+    | Inquire
 )
 STATEMENTS: Mapping[str, type[Statement]] = {c.kind: c for c in _KINDS}
-READS = (Select,)
+READS = (Select, Set, Become, Inquire)
 
 
 def inserted(statement: Statement) -> tuple[dict[str, Value], ...]:

@@ -8,17 +8,20 @@ from functools import lru_cache
 
 from psycopg import sql as pgsql
 
+from invariants.workload import inquiries
 from invariants.workload.operations import (
     OPERATOR,
     RUNS_AS_ANOTHER,
     Assignments,
     Attach,
+    Become,
     Call,
     Comment,
     CommentTarget,
     Conflict,
     Copy,
     Delete,
+    Inquire,
     Insert,
     Json,
     Merge,
@@ -26,6 +29,7 @@ from invariants.workload.operations import (
     Refresh,
     Row,
     Select,
+    Set,
     Shadow,
     Statement,
     Transaction,
@@ -335,6 +339,12 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
             return _attach(signature(relation)), ()
         case Shadow(relation, target):
             return _shadow(relation, target), ()
+        case Set(relation, value):
+            return "SELECT set_config($1, $2, true)", (relation, value)
+        case Become(relation):
+            return "SELECT set_config('role', $1, true)", (relation,)
+        case Inquire():
+            return inquiries.inquiry(statement, name)
 
 
 def _attach(function: str) -> str:
@@ -416,6 +426,11 @@ _PLACEHOLDER = re.compile(r"""\$(\d+)|"(?:[^"]|"")*"|'(?:[^']|'')*'""")
 
 def spelled(statement: Statement) -> str:
     """SQL with literals, one statement without its semicolon; for COPY without its data."""
+    match statement:
+        case Set(relation, value):
+            return f"SET LOCAL {name(relation)} TO {'DEFAULT' if value is None else quote(value)}"
+        case Become(relation):
+            return f"SET LOCAL ROLE {role(relation)}"
     query, values = parametrised(statement)
     if not values:
         return query

@@ -25,16 +25,19 @@ from invariants.workload import sql
 from invariants.workload.format import workload_to_json
 from invariants.workload.operations import (
     Attach,
+    Become,
     Call,
     Comment,
     Conflict,
     Copy,
     Delete,
+    Inquire,
     Insert,
     Json,
     Merge,
     Refresh,
     Select,
+    Set,
     Shadow,
     Statement,
     Tenant,
@@ -43,7 +46,7 @@ from invariants.workload.operations import (
     Workload,
 )
 from tests.conftest import ROOT
-from tests.engine import A, dead_event, maintenance, of, transaction, workload
+from tests.engine import A, B, dead_event, maintenance, of, transaction, workload
 
 ROW = dead_event(1)
 RUNS = "public.fn_prevent_truncate(); COPY (SELECT 1) TO PROGRAM 'touch x'"
@@ -129,6 +132,30 @@ UNFIT: dict[str, tuple[Workload, str]] = {
         workload(of(A, Call("pg_catalog.pg_reload_conf"))),
         "operations[0].statements[0].relation: this schema has no function without arguments 'pg_",
     ),
+    "a setting of the server's": (
+        workload(of(A, Set("session_replication_role", "replica"))),
+        "operations[0].statements[0].relation: 'session_replication_role' is no setting of a sch",
+    ),
+    "a setting that is none": (
+        workload(of(A, Set("app.x = 1; --", "1"))),
+        "operations[0].statements[0].relation: 'app.x = 1; --' is no setting of a schema's own",
+    ),
+    "the setting of the tenant": (
+        workload(of(A, Set("app.current_tenant_id", B))),
+        "operations[0].statements[0].relation: 'app.current_tenant_id' says for whom a session",
+    ),
+    "a role that nobody is": (
+        workload(of(A, Become("ghost"))),
+        "operations[0].statements[0].relation: this schema has no role 'ghost'",
+    ),
+    "a privilege that there is not": (
+        workload(of(A, Inquire("tenants", "OWN", "relation"))),
+        "operations[0].statements[0].privilege: 'OWN' is no privilege on a relation; use one of:",
+    ),
+    "an inquiry about nothing": (
+        workload(of(A, Inquire("nothing", "USAGE", "sequence"))),
+        "operations[0].statements[0].relation: this schema has no sequence 'nothing'",
+    ),
     "a call with an argument": (
         workload(of(A, Call("names_pii(text)", ("{}",)))),
         "operations[0].statements[0].relation: this schema has no routine 'names_pii(text)'",
@@ -198,6 +225,9 @@ def test_what_a_schema_does_not_have(head_judge: Judge, what: str) -> None:
 
 
 FITS: tuple[Statement, ...] = (
+    Set("app.gone", "on"),
+    Become("app_ro"),
+    Inquire("superuser", "HELD", "attribute"),
     Call("names_pii(jsonb)", (Json.of({}),)),
     Attach("public.check_ledger_net()"),
     Comment("public.check_ledger_net()", "function"),

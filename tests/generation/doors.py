@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.generation.flaws import Flaw
+from tests.generation.flaws import OWN, Flaw
 
 PATH = "SET search_path = pg_catalog, pg_temp"
 THEIRS = "tenant_id = NULLIF(current_setting('app.current_tenant_id', true), '')::pg_catalog.uuid"
@@ -27,6 +27,29 @@ def _settle(condition: str) -> str:
         "CREATE PROCEDURE settle(p_status text, INOUT done integer) LANGUAGE plpgsql"
         f" SECURITY DEFINER {PATH} AS $$BEGIN DELETE FROM public.reconciliation_runs"
         f" WHERE {condition}; GET DIAGNOSTICS done = ROW_COUNT; END$$"
+    )
+
+
+def _policy(more: str) -> str:
+    return f"ALTER POLICY tenant_isolation_policy ON dead_events USING (({OWN}) {more})"
+
+
+def _support(using: str) -> str:
+    """A role that an application role may become, with a policy of its own."""
+    return (
+        "DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'support') THEN"
+        " CREATE ROLE support NOLOGIN; END IF; END$$; GRANT SELECT ON dead_events TO support; "
+        f"CREATE POLICY support ON dead_events FOR SELECT TO support {using}; "
+        "GRANT support TO app_ro WITH INHERIT FALSE"
+    )
+
+
+def _unlocked(condition: str) -> str:
+    """The guard of events lets pass what it is told to."""
+    return (
+        "CREATE OR REPLACE FUNCTION fn_events_prevent_mutation() RETURNS trigger LANGUAGE plpgsql"
+        f" {PATH} AS $$BEGIN IF {condition} THEN RETURN coalesce(NEW, OLD); END IF;"
+        " RAISE EXCEPTION 'attribution_events is append-only'; END$$"
     )
 
 
@@ -59,6 +82,67 @@ ENTERED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             "delete/reconciliation_runs/settle(text, integer)",
             lawful=_settle(THEIRS),
         ),
+    ),
+    ("cross-tenant", "settings"): (
+        Flaw(
+            _policy("OR current_setting('app.support', true) = 'granted'"),
+            "select/dead_events/app.support",
+            lawful=_policy("AND current_setting('app.support', true) IS DISTINCT FROM 'closed'"),
+        ),
+        # A function in between, a truth, and a way to write.
+        Flaw(
+            "CREATE FUNCTION importing() RETURNS boolean LANGUAGE sql STABLE"
+            f" {PATH} AS $$ SELECT current_setting('app.import', true)::boolean $$; "
+            "CREATE POLICY importing ON dead_events FOR INSERT WITH CHECK (importing())",
+            "insert/dead_events/app.import",
+        ),
+    ),
+    ("cross-tenant", "becoming"): (
+        Flaw(
+            _support("USING (true)"),
+            "select/dead_events/support",
+            lawful=_support(f"USING ({OWN})"),
+        ),
+    ),
+    ("append-only", "unlocking"): (
+        Flaw(
+            _unlocked("current_setting('app.repair', true) = 'yes, please'"),
+            "delete/attribution_events/app.repair",
+            lawful=_unlocked(
+                "current_user = 'migration_owner' AND current_setting('app.repair', true) = 'yes'"
+            ),
+        ),
+    ),
+    ("append-only", "unlocking as another"): (
+        Flaw(
+            "GRANT migration_owner TO app_rw WITH INHERIT FALSE",
+            "update/attribution_events/migration_owner",
+            lawful="GRANT app_ro TO app_rw WITH INHERIT FALSE",
+        ),
+    ),
+    ("liveness", "inquiries"): (
+        Flaw(
+            "GRANT TRIGGER ON dead_events TO app_rw",
+            "trigger/dead_events/privilege not enforced",
+        ),
+        Flaw(
+            "GRANT REFERENCES (id) ON tenants TO PUBLIC",
+            "references/tenants/privilege not enforced",
+        ),
+        Flaw(
+            "GRANT INSERT ON dead_events TO app_rw WITH GRANT OPTION",
+            "insert with grant option/dead_events/privilege not enforced",
+        ),
+        Flaw(
+            "CREATE SEQUENCE numbers; GRANT USAGE ON numbers TO app_rw",
+            "usage/numbers/privilege not enforced",
+        ),
+        Flaw("GRANT CREATE ON SCHEMA public TO app_ro", "create/public/privilege not enforced"),
+        Flaw(
+            "GRANT pg_read_server_files TO app_ro WITH INHERIT FALSE",
+            "member/pg_read_server_files/privilege not enforced",
+        ),
+        Flaw("ALTER ROLE app_ro CREATEROLE", "attribute/createrole/privilege not enforced"),
     ),
     ("append-only", "writers"): (
         Flaw(

@@ -23,14 +23,17 @@ from invariants.workload.operations import (
     OPERATOR,
     STATEMENTS,
     Attach,
+    Become,
     Call,
     Comment,
     Delete,
+    Inquire,
     Insert,
     Json,
     Operation,
     Refresh,
     Select,
+    Set,
     Shadow,
     Statement,
     Update,
@@ -302,7 +305,7 @@ KINDS: dict[str, Mapping[str, Kind]] = {
             f"a statement: {name}": states(kind)
             for name, kind in STATEMENTS.items()
             # There is no function without arguments to call; the others are only swept.
-            if kind not in (Call, Comment, Attach, Shadow)
+            if kind not in (Call, Comment, Attach, Shadow, Set, Become, Inquire)
         },
         "a row handed to another tenant": lambda s: any(
             c == "tenant_id" and v != s.tenant and v in (A, B)
