@@ -6,6 +6,8 @@ file, option or object, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 EXIT_HELD = 0
 EXIT_VIOLATED = 1
 EXIT_USAGE = 2
@@ -28,6 +30,21 @@ class InfrastructureError(InvariantsError):
     """Server, migration or disk failed. Never evidence about an invariant."""
 
     exit_status = EXIT_INFRASTRUCTURE
+
+
+class MigrationFailed(InfrastructureError):
+    """A migration was refused by the server, or raised an error of its own.
+
+    `facts` are what the server said of it (sqlstate, table, column, constraint), if it did.
+    `killed` is set where it was we who ended it, because that was asked for.
+    """
+
+    def __init__(
+        self, message: str, facts: Mapping[str, str] | None = None, *, killed: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.facts = dict(facts or {})
+        self.killed = killed
 
 
 def server_lost(reason: str) -> InfrastructureError:

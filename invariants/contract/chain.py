@@ -206,4 +206,15 @@ def before(contract: Contract, renames: Mapping[str, str]) -> Contract:
             for name, columns in contract.rows.items()
         },
         introduced={names.dotted(n): revision for n, revision in contract.introduced.items()},
+        formerly=_formerly(contract, names),
     )
+
+
+def _formerly(contract: Contract, names: Names) -> Mapping[str, str]:
+    """From the names that columns have in the newest contract to those before the renames too."""
+    then = {now: names.dotted(name) for now, name in contract.formerly.items()}
+    tracked = set(contract.formerly.values())
+    for (table, column), old in names.columns.items():
+        if f"{table}.{column}" not in tracked:
+            then[f"{table}.{column}"] = f"{names.table(table)}.{old}"
+    return then

@@ -64,6 +64,8 @@ class Contract:
     references_to: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """Columns that name a row of another table, where no foreign key says so: of which column."""
     written_by_triggers: WrittenByTriggers = field(default_factory=WrittenByTriggers)
+    formerly: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What later revisions rename, `table.column`: to what it is called at the one at hand."""
     later: frozenset[str] = field(default=frozenset(), compare=False)
     """Of `introduced`, what is not there yet at the revision at hand: see `at`."""
 

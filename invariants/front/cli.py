@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from invariants.errors import (
     UsageError,
 )
 from invariants.escaping import lines, shown
-from invariants.front import drafting, known
-from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, tell
+from invariants.front import drafting, known, migrating
+from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, ensure_json, tell
 from invariants.options import RunOptions, SchemaOptions
 
 _DESCRIPTION = """\
@@ -153,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     run.add_argument("-q", "--quiet", action="store_true", help="only the verdicts")
     run.set_defaults(command=_run)
+    migrating.add_to(
+        command("migrations", "try the chain itself", migrating.DESCRIPTION, migrating.EXAMPLES)
+    )
     again = command(
         "replay",
         "say whether counterexamples still fail",
@@ -275,7 +277,7 @@ def _mutants(given: argparse.Namespace) -> int:
     wanted = MutantOptions(
         **values, operators=tuple(given.operator), invariants=tuple(given.invariant)
     )
-    _ensure_json(given.json)
+    ensure_json(given.json)
     with Terminal(quiet=given.quiet) as terminal, schema(of_schema, terminal.say) as opened:
         if given.list:
             for mutant in selected(mutants_of(*opened), wanted.operators):
@@ -303,7 +305,7 @@ def _run(given: argparse.Namespace) -> int:
 
     values = options.values(options.RUN, lambda o: getattr(given, o.key))
     chosen = RunOptions(**values, invariants=tuple(given.invariant))
-    _ensure_json(given.json)
+    ensure_json(given.json)
     schema_arguments = options.schema_arguments(chosen)
     known = known_causes(chosen)
     with Terminal(quiet=given.quiet, schema_arguments=schema_arguments, known=known) as terminal:
@@ -318,34 +320,25 @@ def _run(given: argparse.Namespace) -> int:
     return report.exit_status
 
 
-def _ensure_json(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageError(f"--json {path}: it is a folder; name a file")
-    target = path.resolve()
-    if not os.access(target if path.exists() else target.parent, os.W_OK) or (
-        target.is_file() and not os.access(target.parent, os.W_OK)
-    ):
-        raise UsageError(f"--json {path}: cannot be written; name another file")
-
-
 def _replay(given: argparse.Namespace) -> int:
     from invariants.counterexamples.files import load
+    from invariants.migrations import replaying
     from invariants.reports.terminal import Terminal
     from invariants.search.run import replay, schema
 
     values = options.values(options.SCHEMA, lambda o: getattr(given, o.key))
-    kept = [load(path) for path in given.files]
+    wanted = SchemaOptions(**values)
+    every = [load(path) for path in given.files]
+    of_chain = [k for k in every if replaying.is_of_chain(k)]
+    kept = [k for k in every if not replaying.is_of_chain(k)]
     failing = 0
-    with (
-        Terminal(quiet=given.quiet) as terminal,
-        schema(SchemaOptions(**values), terminal.say) as (
-            environment,
-            contract,
-        ),
-    ):
-        for outcome in replay(kept, environment, contract):
+    with Terminal(quiet=given.quiet) as terminal:
+        if kept:
+            with schema(wanted, terminal.say) as (environment, contract):
+                for outcome in replay(kept, environment, contract):
+                    failing += outcome.fails
+                    terminal.replayed(outcome)
+        for outcome in replaying.replay(of_chain, wanted, terminal.say) if of_chain else ():
             failing += outcome.fails
             terminal.replayed(outcome)
     return EXIT_VIOLATED if failing else EXIT_HELD

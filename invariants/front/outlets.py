@@ -10,10 +10,11 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED
+from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.escaping import shown
 from invariants.masking import masked
 
@@ -140,3 +141,16 @@ def _fill_closed() -> None:
         except OSError:
             # The lowest that is free: this one.
             os.open(os.devnull, os.O_RDWR)
+
+
+def ensure_json(path: Path | None) -> None:
+    """Raises `UsageError` unless `--json` names a file that can be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--json {path}: it is a folder; name a file")
+    target = path.resolve()
+    if not os.access(target if path.exists() else target.parent, os.W_OK) or (
+        target.is_file() and not os.access(target.parent, os.W_OK)
+    ):
+        raise UsageError(f"--json {path}: cannot be written; name another file")

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from invariants.errors import InfrastructureError, UsageError
+from invariants.errors import InfrastructureError, MigrationFailed, UsageError
 from invariants.schema import runner
 from invariants.schema.runner import Say
 
@@ -68,6 +68,38 @@ class Chain:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Link:
+    """A revision, those right before it, and what it says it does."""
+
+    revision: str
+    after: tuple[str, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """All revisions in an order in which they can run, and those that nothing comes after.
+
+    `undoes` says whether there is a way back.
+    """
+
+    links: tuple[Link, ...]
+    heads: tuple[str, ...]
+    undoes: bool = True
+
+
+def outline(migrations: Migrations) -> Outline:
+    """What revisions there are and how they hang together. Raises as `read` does."""
+    told = _ask("outline", migrations, None)
+    return Outline(
+        tuple(
+            Link(link["revision"], tuple(link["after"]), link["title"]) for link in told["links"]
+        ),
+        tuple(told["heads"]),
+    )
+
+
 def read(migrations: Migrations) -> Chain:
     """Load the revisions, which executes their files, and say what they are.
 
@@ -98,13 +130,36 @@ def fingerprint(migrations: Migrations) -> str:
     return read(migrations).fingerprint
 
 
-def upgrade(conninfo: str, migrations: Migrations, say: Say | None = None) -> None:
+def upgrade(
+    conninfo: str,
+    migrations: Migrations,
+    say: Say | None = None,
+    *,
+    before_commit: str | None = None,
+) -> None:
     """Migrate the database up to `migrations.revision`, wherever env.py would go by itself.
 
     Raises InfrastructureError naming the revision and file that failed, and when the database is
-    not at the revision afterwards. `say` hears of a revision that takes long.
+    not at the revision afterwards. `say` hears of a revision that takes long. `before_commit` is a
+    statement that any connection sends whenever it is to commit.
     """
-    _migrate("upgrade", conninfo, migrations, say)
+    _migrate("upgrade", conninfo, migrations, say, before_commit)
+
+
+def interrupted(conninfo: str, migrations: Migrations, after: int) -> int | None:
+    """Migrate up, and be killed right after so many statements.
+
+    Returns how many statements there are where there are fewer: then it was not killed. Raises as
+    `upgrade` does where a statement before fails.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        try:
+            told = _ask("upgrade", migrations, connection, kill_after=after)
+        except MigrationFailed as failure:
+            if failure.killed:
+                return None
+            raise
+    return int(told["statements"])
 
 
 def downgrade(conninfo: str, migrations: Migrations, target: str) -> None:
@@ -116,9 +171,15 @@ def downgrade(conninfo: str, migrations: Migrations, target: str) -> None:
     _migrate("downgrade", conninfo, below, None)
 
 
-def _migrate(direction: str, conninfo: str, migrations: Migrations, say: Say | None) -> None:
+def _migrate(
+    direction: str,
+    conninfo: str,
+    migrations: Migrations,
+    say: Say | None,
+    before_commit: str | None = None,
+) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        told = _ask(direction, migrations, connection, say)
+        told = _ask(direction, migrations, connection, say, before_commit=before_commit)
         wanted: str | None = told["at"]
         tables = told["tables"] or [(None, "alembic_version")]
         found = sorted({r for s, t in tables for r in _revisions(connection, s, t)})
@@ -151,6 +212,9 @@ def _ask(
     migrations: Migrations,
     connection: psycopg.Connection | None,
     say: Say | None = None,
+    *,
+    kill_after: int | None = None,
+    before_commit: str | None = None,
 ) -> dict[str, Any]:
     path = migrations.config
     if not path.is_file():
@@ -167,10 +231,24 @@ def _ask(
             "revision": migrations.revision,
             "parameters": parameters,
             "variables": variables,
+            "kill_after": kill_after,
+            "before_commit": before_commit,
         },
         limit_seconds=migrations.timeout_seconds,
         say=say,
     )
+
+
+def facts_of(error: psycopg.Error) -> dict[str, str]:
+    """What the server said of an error besides its message."""
+    diag = error.diag
+    told = {
+        "sqlstate": error.sqlstate,
+        "table": diag.table_name,
+        "column": diag.column_name,
+        "constraint": diag.constraint_name,
+    }
+    return {name: text for name, text in told.items() if text}
 
 
 def _parameters(connection: psycopg.Connection) -> tuple[dict[str, str], dict[str, str]]:

@@ -21,9 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from invariants.errors import InfrastructureError, UsageError
+from invariants.errors import InfrastructureError, MigrationFailed, UsageError
 from invariants.escaping import shown
 from invariants.masking import masked
+from invariants.schema.apart import KILLED
 
 Say = Callable[[str], None]
 
@@ -108,7 +109,11 @@ class Runner:
             for line in told["output"].splitlines()[-OUTPUT_LINES_SHOWN:]:
                 say(f"migrations: {_shown(line)}")
         why = answer.get("failed") or _ended(told["ended"])
-        raise InfrastructureError(_shown(f"{place.failed}: {why}"))
+        # Asked for as `kill_after`; whatever else ends so has failed.
+        killed = (
+            bool(order.get("kill_after")) and os.waitstatus_to_exitcode(told["ended"]) == KILLED
+        )
+        raise MigrationFailed(_shown(f"{place.failed}: {why}"), answer.get("facts"), killed=killed)
 
     def _told(self, place: _Place, limit_seconds: float, say: Say | None) -> dict[str, Any]:
         """The next thing it tells, within the limit."""

@@ -4,3 +4,6 @@
 it that whatever connects from there reaches our database or none. `invariants.schema.runner` is
 its only caller.
 """
+
+KILLED = 86
+"""How an order ends that was to be killed between two statements."""

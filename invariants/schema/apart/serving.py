@@ -33,6 +33,10 @@ def serve() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     _write(answers, {"ready": True})
+    # Here once, and not in each fork: most orders connect.
+    import psycopg  # noqa: F401
+    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
+
     with os.fdopen(orders, "rb", buffering=0) as lines:
         # Orders come one at a time, so that reading never takes more than one line.
         while line := lines.readline():

@@ -20,7 +20,7 @@ from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
-from invariants.schema.apart import variables
+from invariants.schema.apart import KILLED, variables
 from invariants.schema.apart.doors import Doors
 
 Tell = Callable[[dict[str, Any]], None]
@@ -47,11 +47,15 @@ def carry_out(order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         chain = _Chain(_config(config), tell)
         if order["do"] == "read":
             return {"done": chain.read(order["revision"])}
-        return {"done": chain.migrate(order["do"], order["revision"], order["parameters"])}
+        if order["do"] == "outline":
+            return {"done": chain.outline()}
+        with _watched(order.get("kill_after"), order.get("before_commit")) as count:
+            done = chain.migrate(order["do"], order["revision"], order["parameters"])
+        return {"done": {**done, "statements": count()}}
     except Wrong as error:
         return {"wrong": str(error)}
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are failures too
-        return {"failed": _failure(error)}
+        return {"failed": _failure(error), "facts": _facts(error)}
 
 
 def _settle(order: Mapping[str, Any], config: Path) -> None:
@@ -147,6 +151,20 @@ class _Chain:
             "known": [s.revision for s in self._every],
             "titles": {s.revision: _title(s.doc) for s in self._every},
             "fingerprint": self._fingerprint(wanted, applied),
+        }
+
+    def outline(self) -> dict[str, Any]:
+        """All revisions and what comes before each: see `invariants.schema.chain.Outline`."""
+        return {
+            "links": [
+                {
+                    "revision": s.revision,
+                    "after": sorted(s._all_down_revisions),
+                    "title": _title(s.doc),
+                }
+                for s in self._every
+            ],
+            "heads": sorted(self._scripts.get_heads()),
         }
 
     def migrate(
@@ -253,6 +271,39 @@ def _noting_version_tables(
 
 
 @contextmanager
+def _watched(kill_after: int | None, before_commit: str | None) -> Iterator[Callable[[], int]]:
+    """Count the statements that any connection sends, and be gone right after so many.
+
+    `before_commit` is sent on each connection that is to commit.
+    """
+    from sqlalchemy import Engine, event
+
+    sent = 0
+
+    def note(*_: Any) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == kill_after:
+            os._exit(KILLED)
+
+    def commits(connection: Any) -> None:
+        cursor = connection.connection.cursor()
+        cursor.execute(before_commit)
+        cursor.close()
+
+    watched: list[tuple[str, Callable[..., None]]] = [("after_cursor_execute", note)]
+    if before_commit:
+        watched.append(("commit", commits))
+    for name, listener in watched:
+        event.listen(Engine, name, listener)
+    try:
+        yield lambda: sent
+    finally:
+        for name, listener in watched:
+            event.remove(Engine, name, listener)
+
+
+@contextmanager
 def _connection(parameters: Mapping[str, str]) -> Iterator[Any]:
     """What env.py finds in `config.attributes["connection"]`."""
     import psycopg
@@ -294,6 +345,19 @@ def _failure(error: BaseException) -> str:
         return message
     name = type(original).__name__
     return name if message == name else f"{name}: {message}"
+
+
+def _facts(error: BaseException) -> dict[str, str]:
+    """What the server said of it."""
+    import psycopg
+
+    from invariants.schema.chain import facts_of
+
+    original = getattr(error, "orig", None) or error
+    if isinstance(original, psycopg.Error):
+        return facts_of(original)
+    sqlstate = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    return {"sqlstate": str(sqlstate)} if sqlstate else {}
 
 
 def _first_line(told: BaseException | str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psycopg
 
-from invariants.errors import InfrastructureError, UsageError
-from invariants.schema.chain import TIMEOUT_SECONDS, Chain, Lineage
+from invariants.errors import MigrationFailed, UsageError
+from invariants.schema.chain import TIMEOUT_SECONDS, Chain, Lineage, Link, Outline, facts_of
 from invariants.schema.runner import Say
 from invariants.schema.sqlfile import (
     Statement,
@@ -54,6 +54,24 @@ class SqlFiles:
         if not found:
             raise UsageError(f"--schema {self.path}: holds no .sql file; name the folder with them")
         return tuple(sorted(found, key=lambda f: _order(f.relative_to(folder))))
+
+    def outline(self) -> Outline:
+        """The scripts as a chain without a way back."""
+        names = _names(self.files, self.path)
+        return Outline(
+            tuple(
+                Link(name, tuple(names[max(0, i - 1) : i]), name.replace("_", " "))
+                for i, name in enumerate(names)
+            ),
+            tuple(names[-1:]),
+            undoes=False,
+        )
+
+    def step(self, conninfo: str, revision: str) -> None:
+        """Run one script alone, on a database that has those before it."""
+        files = self.files
+        at = _names(files, self.path).index(revision)
+        run_script(conninfo, files[at], self.timeout_seconds)
 
     def read(self) -> Chain:
         """The scripts as a chain: what each is called, and a hash of all that is run."""
@@ -106,7 +124,9 @@ def run_script(conninfo: str, path: Path, limit_seconds: float) -> None:
         except psycopg.Error as error:
             assert statement is not None
             message = (error.diag.message_primary or str(error)).strip().splitlines()[0]
-            raise InfrastructureError(f"{failure_at(statement, error)}: {message}") from error
+            raise MigrationFailed(
+                f"{failure_at(statement, error)}: {message}", facts_of(error)
+            ) from error
 
 
 def _up_only(path: Path) -> list[Statement]:
