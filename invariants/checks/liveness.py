@@ -104,9 +104,9 @@ class Liveness(Invariant):
         """Privileges that a role has and is not promised, or is promised and has not."""
         role = step.operation.actor.role
         for asked, has in held.answers(step):
-            promised = held.promised(case.contract, case.catalog, role, asked)
-            if has == promised:
+            if not held.amiss(case.contract, case.catalog, role, asked, has):
                 continue
+            promised = not has
             kind = "attribute" if asked.target == "attribute" else asked.privilege.lower()
             words = f"{_who(role)} has {held.told(asked)}, which the contract does not promise it"
             if promised:

@@ -7,11 +7,12 @@ no object of a schema by SQL's word for it: `schema app`, `database`, `parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from invariants.contract.sections import VERBS
 from invariants.schema.catalog import Catalog
+from invariants.schema.routines import Routine
 
 Kind = Literal["relation", "sequence", "routine", "schema", "database", "parameter", "role"]
 DEEDS: Mapping[Kind, tuple[str, ...]] = {
@@ -40,14 +41,11 @@ def kind_of(name: str, catalog: Catalog) -> Kind | None:
         return "role"
     if word == "parameter" and rest:
         return "parameter"
-    return "routine" if any(name in spellings(r) for r in _signatures(catalog)) else None
+    return "routine" if any(name in spellings(r) for r in catalog.routines) else None
 
 
-def _signatures(catalog: Catalog) -> Iterator[tuple[str, str]]:
-    return ((r.called, r.signature) for r in catalog.routines if r.called)
-
-
-def spellings(routine: tuple[str, str]) -> tuple[str, ...]:
+def spellings(routine: Routine) -> tuple[str, ...]:
     """How a routine may be written: with its types alone, or with its arguments' names as well."""
-    called, signature = routine
-    return called, signature, signature.removeprefix("public.")
+    if not routine.called:
+        return ()
+    return routine.called, routine.signature, routine.known_as

@@ -224,6 +224,7 @@ class _Fitting:
             "parameter": standing.parameters,
             "role": self.catalog.roles,
             "attribute": ATTRIBUTES,
+            "routine": [r.called for r in self.catalog.routines],
         }[target]
         self._there(target, statement.relation, known, f"{place}.relation")
         if statement.privilege not in PRIVILEGES[target]:

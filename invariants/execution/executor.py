@@ -246,7 +246,7 @@ class Executor:
                     queries.append(self._reinsert(table, rows))
         for sequence, (value, called) in self._sequences.items():
             queries.append(
-                ("SELECT setval($1, $2, $3)", (sequence, str(value), str(called).lower()))
+                ("SELECT setval($1, $2, $3)", (sql.name(sequence), str(value), str(called).lower()))
             )
         transactions: list[Batch] = [(OPERATOR, queries)] if queries else []
         if self._runs % _VACUUM_EVERY == 0:

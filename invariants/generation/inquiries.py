@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from invariants.checks.held import executes
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
@@ -25,6 +26,11 @@ def inquiries(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]
     """All that can be asked for, by each role that acts for a tenant, and by everybody."""
     for role in (*contract.application_roles, ANYBODY):
         asked = [tuple(several) for several in _asked(catalog, role) if several]
+        asked += [
+            (Inquire(routine.called, "EXECUTE", "routine"),)
+            for routine in catalog.routines
+            if routine.called and executes(contract, catalog, role, routine.called)
+        ]
         if asked:
             yield (
                 "",

@@ -32,6 +32,7 @@ PRIVILEGES: Mapping[HeldOn, tuple[str, ...]] = {
     "parameter": ("SET", "ALTER SYSTEM"),
     "role": ("MEMBER",),
     "attribute": ("HELD",),
+    "routine": ("EXECUTE",),
 }
 """What may be asked of what. Sequences and relations are relations to the server."""
 
@@ -45,6 +46,8 @@ _QUERIES: Mapping[HeldOn, str] = {
     "database": "SELECT has_database_privilege(oid, $2) AS held FROM pg_database"
     " WHERE datname = current_database() AND datdba <> {1} AND $1 <> ''",
     "parameter": "SELECT has_parameter_privilege($1, $2) AS held",
+    "routine": "SELECT has_function_privilege(oid, $2) AS held FROM pg_proc"
+    " WHERE oid = $1::regprocedure AND proowner <> {1}",
     "role": "SELECT pg_has_role($1, $2) AS held",
 }
 _BY_COLUMNS = ("REFERENCES", "SELECT", "INSERT", "UPDATE")

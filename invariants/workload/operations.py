@@ -37,7 +37,10 @@ class Json:
 Value = None | bool | int | str | Json
 CommentTarget = Literal["table", "view", "materialized view", "function", "procedure"]
 ShadowTarget = Literal["type", "relation"]
-HeldOn = Literal["relation", "sequence", "schema", "database", "parameter", "role", "attribute"]
+HeldOn = (
+    Literal["relation", "sequence", "schema", "database", "parameter", "role", "attribute"]
+    | Literal["routine"]
+)
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
 Said = tuple[tuple[str, str], ...]

@@ -347,6 +347,14 @@ UNBOUND = {
         ('[roles.app_admin]\nrevenue_ledger =', "[roles.app_admin]\nv_revenue ="),
         "roles.app_admin.v_revenue: the database has no relation 'v_revenue'; ",
     ),
+    "a routine": (
+        ("[roles.app_admin]\n", '[roles.app_admin]\n"names_pii(text)" = ["execute"]\n'),
+        "roles.app_admin.names_pii(text): the database has no routine 'names_pii(text)'; ",
+    ),
+    "what is done with a routine": (
+        ("[roles.app_admin]\n", '[roles.app_admin]\n"names_pii(jsonb)" = ["select"]\n'),
+        "roles.app_admin.names_pii(jsonb): nobody can select a routine; use one of: execute",
+    ),
     "a tenancy's column": (
         ('column = "tenant_id" ', 'column = "owner_id" '),
         "tenancy.column: table 'attribution_events' has no column 'owner_id'; use one of: id,",
@@ -429,6 +437,16 @@ def test_a_fault_that_the_database_shows(head_judge: Judge, wrong: Wrong, what: 
         load(file).bind(head_judge.catalog)
     assert str(error.value).startswith(f"{file}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_what_is_promised_besides_rows(head_judge: Judge, wrong: Wrong) -> None:
+    said = (
+        '"names_pii(jsonb)" = ["execute"]\n"names_pii(document jsonb)" = ["execute"]\n'
+        '"schema public" = ["usage", "create"]\ndatabase = ["create"]\n'
+        '"role pg_monitor" = ["member"]\n"parameter work_mem" = ["set"]\n'
+        'dead_events = ["trigger", "references", "maintain"]\n'
+    )
+    load(wrong("[roles.app_admin]\n", f"[roles.app_admin]\n{said}")).bind(head_judge.catalog)
 
 
 def test_the_contract_fits_head_and_what_was_before(

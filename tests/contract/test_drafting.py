@@ -254,3 +254,20 @@ def test_of_this_schema_it_proposes_what_was_written_by_hand(
         assert f"# {section}" in text
     for path in contract.read_paths:
         assert f'view = "{path.view}"' in text
+
+
+def test_what_is_granted_besides_rows_is_drafted(drafted: Drafted) -> None:
+    given = (
+        "CREATE SEQUENCE tickets; CREATE TABLE notes (id bigserial, team_id uuid REFERENCES teams);"
+        "GRANT ALL ON notes TO drafter; GRANT USAGE, SELECT ON notes_id_seq TO drafter;"
+        "GRANT USAGE ON tickets TO drafter;"
+        "CREATE FUNCTION shut(p_team uuid) RETURNS void LANGUAGE sql AS '';"
+        "REVOKE EXECUTE ON FUNCTION shut(uuid) FROM PUBLIC; GRANT EXECUTE ON FUNCTION shut(uuid) TO"
+        " drafter;"
+    )
+    granted = drafted(ROOT, TASKS, OWN, given)["roles"]["drafter"]
+    assert {"references", "trigger"} <= {*granted["notes"]}
+    # Who inserts rows numbers them; reading the number that was given last is more.
+    assert granted["notes_id_seq"] == ["select"]
+    assert granted["tickets"] == ["usage"]
+    assert granted["shut(p_team uuid)"] == ["execute"]

@@ -142,6 +142,10 @@ ENTERED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             "GRANT pg_read_server_files TO app_ro WITH INHERIT FALSE",
             "member/pg_read_server_files/privilege not enforced",
         ),
+        Flaw(
+            "CREATE SEQUENCE counted; GRANT SELECT ON SEQUENCE counted TO app_ro",
+            "select/counted/privilege not enforced",
+        ),
         Flaw("ALTER ROLE app_ro CREATEROLE", "attribute/createrole/privilege not enforced"),
     ),
     ("append-only", "writers"): (

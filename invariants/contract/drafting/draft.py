@@ -18,7 +18,7 @@ from invariants.schema.definitions import read_definitions
 from invariants.schema.reach import Reach
 
 # What a draft can say and a contract of this version cannot yet.
-UNREAD = frozenset({"execute"})
+UNREAD: frozenset[str] = frozenset()
 _CONFIRM = "nobody has confirmed this yet: "
 
 
