@@ -39,6 +39,8 @@ from invariants.workload.operations import (
 
 Values = dict[str, Any]
 
+_PUBLIC = "public"
+
 
 def predict(
     contract: Contract, catalog: Catalog, before: State, operation: Operation
@@ -48,6 +50,9 @@ def predict(
     try:
         return model.run()
     except Refused as refused:
+        if model.rewritten and str(refused) != "privilege":
+            # A trigger may have made of it what is permitted.
+            return None
         return Prediction(False, str(refused), model.position)
     except Open:
         return None
@@ -72,6 +77,8 @@ class _Model(Rows):
             present=present,
             absent=frozenset(self.touched - present.keys()),
             selected=self.selected,
+            open_columns=frozenset(self.open_columns),
+            open_tables=frozenset(self.open_tables),
         )
         return replace(prediction, commits=None) if self._may_fail() else prediction
 
@@ -99,6 +106,9 @@ class _Model(Rows):
             case Attach(relation):
                 borrowed = [r for r in self.catalog.routines if r.signature == relation]
                 need(self._is_anybody() and any(r.security_definer for r in borrowed))
+                # What everybody may run by default is no harm yet, if nobody has said otherwise.
+                routine = self.catalog.definitions.routine.get(relation.removeprefix("public."))
+                need(self.contract.rows or routine is None or _PUBLIC not in routine.executable_by)
                 require(False, "execution")
             case Truncate():
                 self._truncate(statement)
@@ -217,7 +227,13 @@ class _Model(Rows):
 
     def _insert(self, statement: Insert) -> None:
         relation = self._writable("insert", statement.relation)
+        self._deciding(relation, "insert")
         conflict = statement.conflict
+        if conflict is not None:
+            # PostgreSQL has no ON CONFLICT, and no MERGE, for tables with rules.
+            need(not self._has_rules(relation))
+        if conflict is not None and conflict.updates:
+            self._deciding(relation, "update")
         if conflict is not None and conflict.updates:
             require(self.contract.may(self.role, "update", relation.name), "privilege")
             need(conflict.target == relation.primary_key and not conflict.where)
@@ -236,6 +252,9 @@ class _Model(Rows):
                 require(conflict is not None and not conflict.updates, "unique")
             else:
                 self._add(relation, key, row)
+
+    def _has_rules(self, relation: Relation) -> bool:
+        return any(r.table == relation.name for r in self.catalog.definitions.rules)
 
     def _new(self, relation: Relation, row: Mapping[str, Value]) -> None:
         """A row as it would be inserted, before anything is known of others."""
@@ -288,6 +307,10 @@ class _Model(Rows):
         relation = self._writable("insert", statement.relation)
         for verb in ("select", *(("update",) if statement.updates else ())):
             require(self.contract.may(self.role, verb, relation.name), "privilege")
+        need(not self._has_rules(relation))
+        self._deciding(relation, "insert")
+        if statement.updates:
+            self._deciding(relation, "update")
         need(statement.on == relation.primary_key)
         need(len(set(statement.columns)) == len(statement.columns))
         need({*statement.on, *statement.updates} <= set(statement.columns))
@@ -335,6 +358,7 @@ class _Model(Rows):
 
     def _update(self, statement: Update) -> None:
         relation = self._writable("update", statement.relation)
+        self._deciding(relation, "update")
         assign = dict(statement.assign)
         for name, value in assign.items():
             need(name in relation.columns)
@@ -373,6 +397,7 @@ class _Model(Rows):
 
     def _delete(self, statement: Delete) -> None:
         relation = self._writable("delete", statement.relation)
+        self._deciding(relation, "delete")
         going = {key for key, _ in self._seen_by_actor(relation, statement.where)}
         for key in going:
             self._remove(relation, key, going)
@@ -391,6 +416,7 @@ class _Model(Rows):
             assert foreign is not None
             require(foreign.on_delete not in ("NO ACTION", "RESTRICT"), "reference")
             need(foreign.on_delete == "CASCADE")
+            self._deciding(self.catalog.tables[table], "delete")
             self._remove(self.catalog.tables[table], referrer)
         del self._rows(relation.name)[key]
         self.touched.add((relation.name, key))

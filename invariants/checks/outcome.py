@@ -23,7 +23,8 @@ class Prediction:
     `position` for which statement.
     After acceptance `present` rows exist with these values, `absent` keys do not, and no other row
     has changed; each SELECT, by its position, returned exactly these keys. `erased` is the tenant
-    of which nothing is left.
+    of which nothing is left. Of `open_columns` (`*`: of all that a table has) and of rows of
+    `open_tables` triggers decide.
     """
 
     commits: bool | None
@@ -33,6 +34,8 @@ class Prediction:
     absent: frozenset[tuple[str, Key]] = frozenset()
     selected: Mapping[int, tuple[str, frozenset[Key]]] = field(default_factory=dict)
     erased: str | None = None
+    open_columns: frozenset[tuple[str, str]] = frozenset()
+    open_tables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def disagreements(
 
     The rows an erased tenant leaves come first.
     """
-    ownership, written = Ownership(contract, catalog), contract.written_by_triggers
+    ownership = Ownership(contract, catalog)
+    open_columns, open_tables = prediction.open_columns, prediction.open_tables
     if prediction.erased is not None:
         for table in contract.tenancy.rooted:
             for row in step.after.rows(table):
@@ -64,7 +68,7 @@ def disagreements(
             yield Disagreement(table, key, "is missing", {})
             continue
         for name, value in values.items():
-            if (table, name) not in written.columns and differ(
+            if not {(table, name), (table, "*")} & open_columns and differ(
                 catalog.tables[table].columns[name], row_after[name], value
             ):
                 what = f"has {name} = {row_after[name]!r} instead of {value!r}"
@@ -76,7 +80,7 @@ def disagreements(
         key = change.record.key
         if (change.table, key) in prediction.present or (change.table, key) in prediction.absent:
             continue
-        if change.table in written.tables:
+        if change.table in open_tables:
             continue
         if prediction.erased is not None and change.after is None:
             owner = owner_in(ownership, change.record, step.before)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from invariants.checks.decided import NOTHING, decided
 from invariants.checks.outcome import Key
 from invariants.checks.ownership import Ownership, printed
 from invariants.checks.values import exact, fits, pii_keys
@@ -56,6 +57,23 @@ class Rows:
         self.selected: dict[int, tuple[str, frozenset[Key]]] = {}
         self.position = -1
         self.open_end = False
+        # What triggers decide, and whether the rows that are judged may be others than were sent.
+        self.open_columns: set[tuple[str, str]] = set()
+        self.open_tables: set[str] = set(contract.written_by_triggers.tables)
+        self.rewritten = False
+
+    def _deciding(self, relation: Relation, verb: str) -> None:
+        """Take note of what triggers and rules decide when a relation is written so."""
+        found = decided(self.contract, self.catalog, relation.name, verb)
+        if found is NOTHING:
+            return
+        # A row that triggers write again is none of which anything could be said.
+        need(relation.name not in found.tables or relation.name in self.open_tables)
+        need(not found.skips)
+        self.open_end = self.open_end or found.refuses
+        self.open_columns |= {(relation.name, c) for c in found.columns}
+        self.open_tables |= found.tables
+        self.rewritten = self.rewritten or found.rewrites
 
     def _is_anybody(self) -> bool:
         """Whether the role owns nothing, as far as the contract knows."""

@@ -84,7 +84,7 @@ class Effects:
     `writes` has relation and verb, `assigns` the columns of a trigger's new row, `identities` the
     names under which it asks who is acting, `sets` the settings that it changes, the role too.
     `utilities` are statements that change no rows, as the parser calls them; `clock` when it asks
-    what time it is.
+    what time it is. `returns_null` and `returns_old` are said of triggers.
     """
 
     reads: frozenset[Parts] = frozenset()
@@ -102,6 +102,8 @@ class Effects:
     raises: bool = False
     opaque: bool = False
     clock: bool = False
+    returns_null: bool = False
+    returns_old: bool = False
 
     @property
     def setting_names(self) -> frozenset[str]:
@@ -193,6 +195,8 @@ class _Walk:
     raises: bool = False
     opaque: bool = False
     clock: bool = False
+    returns_null: bool = False
+    returns_old: bool = False
 
     def effects(self) -> Effects:
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -371,6 +375,8 @@ class _Procedural:
             if kind == "PLpgSQL_expr":
                 self._expression(inner)
                 continue
+            if kind == "PLpgSQL_stmt_return":
+                self._returned(inner)
             if kind == "PLpgSQL_stmt_raise" and inner.get("elog_level", 21) >= 21:
                 self.walk.raises = True
             if kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors"):
@@ -394,6 +400,16 @@ class _Procedural:
         else:
             assigned = _ASSIGNMENT.search(text)
             self.walk.add(of_query(f"SELECT {text[assigned.end() :] if assigned else text}"))
+
+    def _returned(self, statement: Mapping[str, Any]) -> None:
+        """A trigger that returns no row, or the old one, leaves the new one out."""
+        text = statement.get("expr", {}).get("PLpgSQL_expr", {}).get("query", "").strip().lower()
+        datums, number = self.function.get("datums", ()), statement.get("retvarno")
+        if isinstance(number, int) and 0 <= number < len(datums):
+            ((_, datum),) = datums[number].items()
+            text = text or datum.get("refname", "")
+        self.walk.returns_null = self.walk.returns_null or text == "null"
+        self.walk.returns_old = self.walk.returns_old or text == "old"
 
     def _assigned(self, number: int | None) -> None:
         datums = self.function.get("datums", ())

@@ -1,0 +1,78 @@
+"""liveness where triggers and rules decide: no opinion there, the same one as ever elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from invariants.front.cli import main
+from tests.projects import OF_SHOPS, SHOPS
+
+TRIGGER = "CREATE FUNCTION it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$; {}"
+ON_ORDERS = "CREATE TRIGGER it {} ON orders FOR EACH ROW EXECUTE FUNCTION it();"
+DECIDING = {
+    "fills a column in": TRIGGER.format(
+        "NEW.what = upper(coalesce(NEW.what, 'x')); RETURN NEW;",
+        ON_ORDERS.format("BEFORE INSERT OR UPDATE"),
+    ),
+    "says whose the row is": TRIGGER.format(
+        "NEW.shop_id = nullif(current_setting('app.shop', true), '')::uuid; RETURN NEW;",
+        ON_ORDERS.format("BEFORE INSERT"),
+    ),
+    "refuses what it does not like": TRIGGER.format(
+        "IF NEW.what = 'a' THEN RAISE EXCEPTION 'not a'; END IF; RETURN NEW;",
+        ON_ORDERS.format("BEFORE INSERT OR UPDATE"),
+    ),
+    "leaves rows out": TRIGGER.format(
+        "IF OLD.what IS NULL THEN RETURN NULL; END IF; RETURN OLD;",
+        ON_ORDERS.format("BEFORE DELETE"),
+    ),
+    "keeps a row that is removed": "ALTER TABLE orders ADD gone boolean NOT NULL DEFAULT false;"
+    + TRIGGER.format(
+        "UPDATE orders SET gone = true WHERE id = OLD.id; RETURN NULL;",
+        ON_ORDERS.format("BEFORE DELETE"),
+    ),
+    "counts in the shop": "ALTER TABLE shops ADD orders bigint NOT NULL DEFAULT 0;"
+    + TRIGGER.format(
+        "UPDATE shops SET orders = orders + 1 WHERE id = NEW.shop_id; RETURN NULL;",
+        ON_ORDERS.format("AFTER INSERT"),
+    ).replace("plpgsql", "plpgsql SECURITY DEFINER SET search_path = public, pg_temp"),
+    "is a rule": "CREATE RULE it AS ON DELETE TO orders WHERE old.what = 'a' DO INSTEAD NOTHING;",
+}
+
+
+def verdict(folder: Path, schema: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What liveness says of the shops with more to their schema."""
+    monkeypatch.chdir(folder)
+    Path("schema.sql").write_text(SHOPS + schema)
+    Path("invariants.toml").write_text(OF_SHOPS)
+    options = ["--server", "embedded", "--seed", "1", "--max-examples", "60", "--sessions", "0"]
+    return main(["run", "--schema", "schema.sql", "--invariant", "liveness", *options])
+
+
+@pytest.mark.parametrize("what", DECIDING)
+def test_what_a_trigger_decides_is_no_violation(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = verdict(tmp_path, DECIDING[what], monkeypatch)
+    assert status == 0, capsys.readouterr()
+
+
+def test_a_trigger_on_another_table_says_nothing_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = TRIGGER.format(
+        "NEW.name = upper(NEW.name); RETURN NEW;",
+        ON_ORDERS.format("BEFORE UPDATE").replace("ON orders", "ON shops"),
+    )
+    assert verdict(tmp_path, f"{elsewhere} REVOKE UPDATE ON orders FROM clerk;", monkeypatch) == 1
+    assert "liveness/update/orders/privilege" in capsys.readouterr().out
+
+
+def test_a_privilege_is_asked_for_whatever_triggers_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = DECIDING["fills a column in"] + "REVOKE DELETE ON orders FROM clerk;"
+    assert verdict(tmp_path, schema, monkeypatch) == 1
+    assert "liveness/delete/orders/privilege" in capsys.readouterr().out
