@@ -168,6 +168,8 @@ class Invariant(ABC):
     focus: ClassVar[Mapping[str, int]] = {}
     # Whether it says something of the schema as migrated, with nothing done to it.
     asks_schema: ClassVar[bool] = False
+    # Whether it is about tenants: every relation is to be placed, every session to say who it is.
+    of_tenants: ClassVar[bool] = False
     # Altered schemas to try besides the migrated one.
     premises: ClassVar[tuple[str, ...]] = ()
     # What is enumerated before anything is drawn (`generation.sweeps`).

@@ -60,7 +60,11 @@ class CrossTenant(Invariant):
     promise = "A tenant never receives, changes, refers to or notices another tenant's rows."
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
-    sweeps = ("routines", "settings", "becoming", "writes", "leaks", "views", "trespasses", "twins")
+    sweeps = (
+        *("routines", "settings", "becoming", "writes", "leaks", "views", "trespasses", "twins"),
+        "unplaced",
+    )
+    of_tenants = True
     concurrent = True
     duets = ("erasures",)
     share = 8

@@ -120,6 +120,7 @@ class _Model(Rows):
 
     def _truncate(self, statement: Truncate) -> None:
         """TRUNCATE takes the rows of every tenant, and may be of what the role repairs."""
+        need(not self.contract.is_unplaced(statement.relation))
         if self.contract.repairs(self.role, statement.relation):
             emptied = self._emptied(statement.relation)
             # What is still to be checked about a table keeps it from being emptied.
@@ -175,6 +176,7 @@ class _Model(Rows):
         relation = self.catalog.relations.get(name)
         need(relation is not None)
         assert relation is not None
+        need(relation.kind != "table" or not self.contract.is_unplaced(name))
         if self.role == OPERATOR:
             root = name == self.contract.tenancy.root and verb == "insert"
             need(root or any(t.table == name for t in self.contract.taxonomies))

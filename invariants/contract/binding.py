@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def bind(contract: Contract, catalog: Catalog) -> None:
     """Check that all the contract names exists in the database.
 
-    Raises `UsageError` for the first table, column or role that is missing, and for a table of
-    the database that has the tenant column and is not listed.
+    Raises `UsageError` for the first table, column or role that is missing.
     """
     for key, table in _tables(contract):
         if table not in catalog.tables:
@@ -82,16 +81,6 @@ def bind(contract: Contract, catalog: Catalog) -> None:
                     f"the database has no {word} {relation_name!r}",
                     _close(catalog, relation_name),
                 )
-    for found in catalog.tables.values():
-        tenancy = contract.tenancy
-        placed = (*tenancy.rooted, *tenancy.shared, *(t.table for t in contract.taxonomies))
-        members = tenancy.members is not None and tenancy.members.table == found.name
-        if tenancy.column in found.columns and found.name not in placed and not members:
-            raise contract.fault(
-                "tenancy.tables",
-                f"table {found.name!r} has a column {contract.tenancy.column!r} and is not listed",
-                "add it, so that its isolation is checked",
-            )
 
 
 def missing(contract: Contract, catalog: Catalog) -> frozenset[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from invariants.contract import chain
 from invariants.contract.binding import bind, missing, named
 from invariants.contract.chain import Migrating
+from invariants.contract.placing import placed
 from invariants.contract.promised import promised
 from invariants.contract.sections import (
     AppendOnly,
@@ -68,6 +69,10 @@ class Contract:
     """What later revisions rename, `table.column`: to what it is called at the one at hand."""
     later: frozenset[str] = field(default=frozenset(), compare=False)
     """Of `introduced`, what is not there yet at the revision at hand: see `at`."""
+    anywhere: frozenset[str] = field(default=frozenset(), compare=False)
+    """The relations that the contract places at some revision: see `placing`."""
+    unplaced: frozenset[str] | None = field(default=None, compare=False)
+    """Those that roles reach and it does not place; None until a database has been asked."""
 
     def at(self, lineage: Collection[str], known: Collection[str]) -> Contract:
         """What the contract says at a revision: without what later revisions introduce.
@@ -108,6 +113,7 @@ class Contract:
             self,
             introduced=now,
             later=self.later | later,
+            anywhere=self.anywhere | placed(self),
             tenancy=self._tenancy_at(there),
             roles={
                 role: {r: verbs for r, verbs in grants.items() if there(r)}
@@ -214,6 +220,10 @@ class Contract:
                         return columns, values
         return None
 
+    def is_unplaced(self, relation: str) -> bool:
+        """Whether the contract says nothing of a relation that roles reach."""
+        return self.unplaced is not None and relation in self.unplaced
+
     def references(self, table: str) -> Iterable[tuple[str, str]]:
         """Columns of a table that name a row of another, or of itself, by its key: with that table.
 
@@ -276,8 +286,7 @@ class Contract:
     def bind(self, catalog: Catalog) -> None:
         """Check that all the contract names exists in the database.
 
-        Raises `UsageError` for the first table, column or role that is missing, and for a table of
-        the database that has the tenant column and is not listed.
+        Raises `UsageError` for the first table, column or role that is missing.
         """
         bind(self, catalog)
 

@@ -61,12 +61,16 @@ class Verdict:
             pytest.fail(self._story(), pytrace=False)
 
     def _story(self) -> str:
+        from invariants.coverage.unreached import unreached_lines
+
         causes = len(self.new)
         title = (
             f"{self.finished.name} violated, {causes} {'cause' if causes == 1 else 'causes'} "
             f"({self.finished.examples:,} examples, seed {self.seed})"
         )
-        return "\n\n".join([title, *(self._finding(found) for found in self.new)])
+        beside = "\n".join(map(shown, unreached_lines(self.finished.unreached)))
+        parts = [title, *(self._finding(found) for found in self.new), beside]
+        return "\n\n".join(filter(None, parts))
 
     def _finding(self, found: Found) -> str:
         lines = [
@@ -113,6 +117,8 @@ class Fuzzer:
         What could not be judged fails or skips whoever asks; a server that fails ends the session.
         """
         __tracebackhide__ = True
+        from invariants.coverage.unreached import unreached_lines
+
         try:
             with foreseen():
                 finished = self.search(name, among=among)
@@ -127,15 +133,17 @@ class Fuzzer:
                 self.stop(fault, session)
         if finished.note:
             pytest.skip(finished.note)
-        if finished.status == "error":
+        verdict = Verdict(finished, self.seed, options.schema_arguments(self.options), self.known)
+        if finished.status == "error" or (finished.unreached and not verdict.new):
             reasons = [
                 f"{shown(f.signature)}: failed once, not again\n{escaping.lines(f.text)}"
                 for f in finished.flaky
             ]
-            reasons += [finished.error] if finished.error else []
+            told = [*unreached_lines(finished.unreached)]
+            reasons += ["\n".join(map(shown, told))] if told else []
+            reasons += [shown(finished.error)] if finished.error and not told else []
             pytest.fail("\n\n".join([f"{name} not judged", *reasons]), pytrace=False)
-        arguments = options.schema_arguments(self.options)
-        return Verdict(finished, self.seed, arguments, self.known)
+        return verdict
 
     def gate_verdict(self, name: str, session: pytest.Session) -> GateVerdict:
         """Look at one part of the release gate."""

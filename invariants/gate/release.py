@@ -184,6 +184,7 @@ def gate(
         else:
             remember(key, memory)
             checks.append(_SKIPPED)
+        checks += unreached_checks(search)
         checks += baseline_checks(search)
     return Gate(
         search,
@@ -199,6 +200,14 @@ def gate(
 _SKIPPED = Check(
     "mutants", "mutation score", "skipped", "not taken: it says nothing where invariants fail"
 )
+
+
+def unreached_checks(search: Report) -> list[Check]:
+    """What no verdict speaks of, beside any of them."""
+    if not search.unreached:
+        return []
+    line = f"{len(search.unreached)} not reached, first: {search.unreached[0].what}"
+    return [Check("coverage", "not reached", "error", line, details=(*map(str, search.unreached),))]
 
 
 def baseline_checks(search: Report) -> list[Check]:

@@ -15,7 +15,7 @@ from invariants.generation.drawing import exploring
 from invariants.generation.duets import duets
 from invariants.generation.loading import files_of, strategies_of
 from invariants.generation.registry import Values, new_row, operation, rows
-from invariants.generation.sweeps import sweeps
+from invariants.generation.sweeps import sweep, sweeps
 from invariants.generation.workloads import workloads
 from invariants.generation.world import Known, World
 from invariants.schema.catalog import Catalog
@@ -32,6 +32,7 @@ __all__ = [
     "operation",
     "rows",
     "strategies_of",
+    "sweep",
     "sweeps",
     "workloads",
 ]

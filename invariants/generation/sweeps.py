@@ -35,6 +35,7 @@ from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
 from invariants.generation.trespasses import trespasses, twins
+from invariants.generation.unplaced import unplaced
 from invariants.generation.world import Draw, World
 from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
@@ -65,8 +66,13 @@ _OPERATIONS_MAX = 40
 def sweeps(contract: Contract, catalog: Catalog, invariant: Invariant) -> Iterator[Workload]:
     """Workloads to try before any other; made as they are asked for."""
     for name in invariant.sweeps:
-        for premise, make in _SWEEPS[name](contract, catalog):
-            yield plainest(_workload(contract, catalog, premise, make))
+        yield from sweep(contract, catalog, name)
+
+
+def sweep(contract: Contract, catalog: Catalog, name: str) -> Iterator[Workload]:
+    """The workloads of one list."""
+    for premise, make in _SWEEPS[name](contract, catalog):
+        yield plainest(_workload(contract, catalog, premise, make))
 
 
 T = TypeVar("T")
@@ -459,6 +465,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "trespasses": trespasses,
     "truncations": _truncations,
     "twins": twins,
+    "unplaced": unplaced,
     "permitted": _permitted,
     "inquiries": inquiries,
     "refreshes": _refreshes,

@@ -15,6 +15,7 @@ import psycopg
 from invariants import generation
 from invariants.checks import chosen
 from invariants.contract.contract import Contract
+from invariants.contract.placing import settled_by
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.mutants import derive, equivalents
 from invariants.mutants.base import OPERATORS, Mutant
@@ -133,6 +134,8 @@ def score(
     """
     started = time.monotonic()
     now = contract.at(environment.lineage.applied, environment.lineage.known)
+    # Of the schema as it is: what a mutant opens is no relation that nobody placed.
+    now = _on_scratch(environment, lambda connection: settled_by(connection, now))
     # Here, once: in the hunts it would be said of each mutant.
     _on_scratch(environment, lambda connection: generation.check(now, read_catalog(connection)))
     every = mutants_of(environment, now)
@@ -150,7 +153,7 @@ def score(
     short = replace(plan, seconds=options.mutant_budget * _EQUIVALENT_SHARE)
     tasks = [(m, short if claims.reason(m) else plan) for m in mutants]
     found: dict[str, Outcome] = {}
-    for outcome in hunt_all(environment, contract, tasks, options.processes):
+    for outcome in hunt_all(environment, now, tasks, options.processes):
         claimed = claims.claimed(outcome)
         found[outcome.mutant.name] = claimed
         tell(claimed, len(found), len(tasks))

@@ -34,12 +34,16 @@ def report_to_json(report: Report) -> dict[str, Any]:
                 "error": i.error,
                 "examined": i.examined,
                 "note": i.note,
+                "not_reached": [u.to_json() for u in i.unreached],
+                "cut_short": list(i.unswept),
                 "counterexamples": [_found(f, report.known) for f in i.found],
                 "flaky": [{"signature": f.signature, "files": list(f.saved)} for f in i.flaky],
             }
             for i in report.invariants
         ],
         "coverage": report.coverage.to_json(),
+        "not_reached": [u.to_json() for u in report.unreached],
+        "exit_status": report.exit_status,
     }
     if report.known is not None:
         causes = report.causes

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from invariants.coverage.unreached import unreached_lines
 from invariants.escaping import lines, shown
 from invariants.search.baseline import Baseline, invariant_of
 from invariants.search.events import (
@@ -159,21 +160,25 @@ class Terminal:
                 f"{len(report.causes.new)} {'new ' if report.known else ''}causes"
             )
             self.out.print(f"\n{line} ({where}, {seconds})", style="bold red")
-        elif errors:
-            self.out.print(
-                f"\nnot judged: {', '.join(e.name for e in errors)} ({where})", style="bold yellow"
-            )
+        elif errors or report.unreached:
+            named = ", ".join(e.name for e in errors) or "what was not reached"
+            self.out.print(f"\nnot judged: {named} ({where})", style="bold yellow")
         else:
             judged = [i for i in report.invariants if not i.note]
             known = len(report.causes.known)
             line = f"no new cause, {known} known" if known else f"all {len(judged)} invariants held"
             self.out.print(f"\n{line} ({where}, {seconds})", style="bold green")
+        for line in unreached_lines(report.unreached):
+            self.out.print(shown(line), style="bold yellow" if line.endswith(":") else "yellow")
         if report.known:
             for signature in report.causes.gone:
                 self.out.print(shown(report.known.told_gone(signature)), style="yellow")
         if not self.quiet:
             for told in report.coverage.lines:
                 self.out.print(shown(told))
+            if report.unswept:
+                listed = ", ".join(report.unswept)
+                self.out.print(f"cut short by the budget: {listed}; raise --time-budget")
 
     def replayed(self, outcome: Replayed) -> None:
         """What came of one replay."""

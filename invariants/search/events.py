@@ -8,6 +8,7 @@ from typing import Literal
 
 from invariants.counterexamples.files import Counterexample, Saved
 from invariants.coverage.met import Coverage
+from invariants.coverage.unreached import Unreached
 
 Status = Literal["held", "violated", "error"]
 
@@ -67,6 +68,7 @@ class InvariantFinished:
     `error` says why it could not be judged; `fault` is the failure of the server or the disk that
     ended the search, and says nothing about the invariant. `examined` counts the facts that could
     have been a violation; `note` says why there was nothing to search for, where that is in order.
+    `unreached` is an error beside any status; `unswept` are the lists that the budget cut short.
     """
 
     name: str
@@ -81,6 +83,8 @@ class InvariantFinished:
     examined: int = 0
     note: str | None = None
     coverage: Coverage = field(default_factory=Coverage)
+    unreached: tuple[Unreached, ...] = ()
+    unswept: tuple[str, ...] = ()
 
 
 Event = InvariantStarted | Progress | PassedOver | Found | Flaky | InvariantFinished

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +34,10 @@ from invariants.counterexamples.fitting import check
 from invariants.counterexamples.narration import narrate
 from invariants.coverage.met import Coverage
 from invariants.coverage.recorder import Recorder
+from invariants.coverage.unreached import Outstanding, Unreached, asked, astray, in_short
 from invariants.errors import InfrastructureError, InvariantsError, UsageError
 from invariants.reading import Misfit
+from invariants.schema.privileges import read_reached
 from invariants.search.events import (
     Flaky,
     Found,
@@ -110,6 +112,10 @@ class _Tally:
     told: float = 0.0
     examined: int = 0
     recorder: Recorder | None = None
+    outstanding: Outstanding | None = None
+    # The lists that were gone through to their end, and those that the budget cut short.
+    swept: list[str] = field(default_factory=list)
+    unswept: list[str] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     flaky: list[Flaky] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
@@ -135,6 +141,8 @@ class _Tally:
         """Count what a case met, and what the check looked at in it."""
         if self.recorder:
             self.recorder.observe(case)
+        if self.outstanding:
+            self.outstanding.observe(case)
         self.examined += invariant.examined(case)
 
 
@@ -144,8 +152,12 @@ class Explorer:
     def __init__(self, environment: Environment, contract: Contract, listener: Listener) -> None:
         self.environment, self.listener = environment, listener
         self.judge = Judge(environment, contract)
-        self.contract = self.judge.contract
         self._interruptible: Callable[[], None] = lambda: None
+
+    @property
+    def contract(self) -> Contract:
+        """The contract at the revision of the environment."""
+        return self.judge.contract
 
     def close(self) -> None:
         """Drop the scratch databases."""
@@ -154,6 +166,10 @@ class Explorer:
     def prepare(self) -> None:
         """Make the first scratch database now, not when the first workload is executed."""
         self.judge.executor("")
+
+    def has_rule(self, invariant: Invariant) -> bool:
+        """Whether the contract says anything that the invariant could check."""
+        return invariant.unruled(self.contract, self.judge.catalog) is None
 
     def explore(self, invariant: Invariant, search: Search) -> InvariantFinished:
         """Search until the examples or the seconds are spent, and report each cause once.
@@ -170,16 +186,18 @@ class Explorer:
         fault: str | None = None
         tally = _Tally(operations_before=self.judge.operations)
         note: str | None = None
+        unreached: tuple[Unreached, ...] = ()
         try:
             generation.check(self.contract, self.judge.catalog)
             tally.recorder = Recorder(self.contract, self.judge.catalog)
             note = invariant.unruled(self.contract, self.judge.catalog)
             if note is None:
                 self._search(invariant, search, tally)
+                unreached = tuple(self._unreached(invariant, tally))
         except InfrastructureError as gone:
             fault = str(gone)
         error = fault or (
-            None if tally.found else _unexamined(invariant, tally) or self._unwritten(tally)
+            None if tally.found else _unexamined(invariant, tally) or in_short(unreached)
         )
         status: Status = "violated" if tally.found else "error" if tally.flaky or error else "held"
         finished = InvariantFinished(
@@ -195,6 +213,8 @@ class Explorer:
             examined=tally.examined,
             note=note and f"nothing to examine: {note}",
             coverage=tally.coverage,
+            unreached=unreached,
+            unswept=tuple(tally.unswept),
         )
         self.listener(finished)
         return finished
@@ -206,10 +226,11 @@ class Explorer:
             self._retry(invariant, search, tally)
         of = self.contract, self.judge.catalog, invariant
         if "sweeps" in search.stages:
-            for workload in generation.sweeps(*of):
-                if self._spent(tally, search) or tally.used_up(search):
-                    break
-                self._try_next(invariant, search, tally, workload)
+            if not search.first:
+                tally.outstanding = Outstanding(self.contract, self.judge.catalog)
+            for name in invariant.sweeps:
+                whole = self._sweep(invariant, search, tally, name)
+                (tally.swept if whole else tally.unswept).append(name)
         if "duets" in search.stages and search.sessions and invariant.concurrent:
             for duet in generation.duets(*of):
                 if self._spent(tally, search):
@@ -227,6 +248,27 @@ class Explorer:
                 seconds=search.seconds and search.seconds * number / len(seeds),
             )
             self._draw(invariant, part, tally, workloads)
+
+    def _sweep(self, invariant: Invariant, search: Search, tally: _Tally, name: str) -> bool:
+        """Try one list; returns whether it was gone through to its end."""
+        from invariants import generation
+
+        for workload in generation.sweep(self.contract, self.judge.catalog, name):
+            if self._spent(tally, search) or tally.used_up(search):
+                return False
+            self._try_next(invariant, search, tally, workload)
+        return True
+
+    def _unreached(self, invariant: Invariant, tally: _Tally) -> Iterator[Unreached]:
+        """What was not reached, of what this invariant and its finished sweeps cover."""
+        if tally.outstanding is None:
+            return
+        contract, catalog = self.contract, self.judge.catalog
+        if invariant.of_tenants:
+            reached = self.judge.asked(lambda c: read_reached(c, catalog, contract.roles))
+            yield from astray(contract, catalog, reached)
+            yield from asked(contract, catalog)
+        yield from tally.outstanding.left(tally.swept)
 
     def _draw(
         self,
@@ -407,24 +449,6 @@ class Explorer:
             flaky = Flaky(invariant.name, signature, text, (str(path),))
         tally.flaky.append(flaky)
         self.listener(flaky)
-
-    def _unwritten(self, tally: _Tally) -> str | None:
-        """A table into which nothing was ever accepted was not tested; that is no pass."""
-        if tally.budgeted < 100:
-            return None
-        insertable = [
-            t
-            for t in self.contract.tenancy.tables
-            if any(self.contract.may(r, "insert", t) for r in self.contract.application_roles)
-        ]
-        unwritten = tally.coverage.tables_never_written
-        missing = [t for t in insertable if t in unwritten]
-        if not missing:
-            return None
-        return (
-            f"no operation ever got a row into {', '.join(missing)}: nothing was learned about it; "
-            "write a row strategy (docs/extending.md)"
-        )
 
     def _spent(self, tally: _Tally, search: Search) -> bool:
         if search.first and tally.found:

@@ -6,11 +6,11 @@ a search goes on there are two: the server works in one lane while the other is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import psycopg
 
@@ -19,13 +19,17 @@ from invariants.checks.model import predict
 from invariants.checks.together import endless, marked, one_by_one
 from invariants.contract import premises
 from invariants.contract.contract import Contract
+from invariants.contract.placing import settled
 from invariants.errors import InfrastructureError, InvariantsError, server_lost
 from invariants.execution.executor import Executor, Started
 from invariants.execution.history import History
 from invariants.schema.catalog import Catalog, read_catalog
+from invariants.schema.privileges import read_reached
 from invariants.servers.base import is_gone
 from invariants.servers.environment import Environment, Scratch
 from invariants.workload.operations import Workload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Judge:
 
     def __init__(self, environment: Environment, contract: Contract) -> None:
         self.environment = environment
-        self.contract = contract.at(environment.lineage.applied, environment.lineage.known)
+        self._contract = contract.at(environment.lineage.applied, environment.lineage.known)
         self._executors: dict[tuple[str, int], tuple[Scratch, Executor]] = {}
         self._lane = 0
         self._under_way: list[Pending] = []
@@ -72,9 +76,22 @@ class Judge:
                 scratch.drop()
 
     @property
+    def contract(self) -> Contract:
+        """The contract at this revision, with what it does not place put where it seems to be."""
+        if self._contract.unplaced is None:
+            self.executor("")
+        return self._contract
+
+    @property
     def catalog(self) -> Catalog:
         """The catalog of the schema as migrated."""
         return self.executor("").catalog
+
+    def asked(self, question: Callable[[psycopg.Connection], T]) -> T:
+        """What the scratch database answers, of the schema as migrated."""
+        conninfo = self.executor("").conninfo
+        with server_answers(), psycopg.connect(conninfo, autocommit=True) as conn:
+            return question(conn)
 
     @property
     def operations(self) -> int:
@@ -151,24 +168,33 @@ class Judge:
         return found
 
     def _open(self, scratch: Scratch, premise: str) -> Executor:
-        try:
-            with psycopg.connect(scratch.conninfo, autocommit=True) as conn:
+        with server_answers(), psycopg.connect(scratch.conninfo, autocommit=True) as conn:
+            catalog = read_catalog(conn)
+            self._contract.bind(catalog)
+            if self._contract.unplaced is None:
+                reached = read_reached(conn, catalog, self._contract.roles)
+                self._contract = settled(self._contract, catalog, reached)
+            if changes := premises.statements(premise, self._contract, catalog):
+                for change in changes:
+                    conn.execute(change.encode())
                 catalog = read_catalog(conn)
-                self.contract.bind(catalog)
-                if changes := premises.statements(premise, self.contract, catalog):
-                    for change in changes:
-                        conn.execute(change.encode())
-                    catalog = read_catalog(conn)
-                catalog = self.contract.promised(catalog)
-        except psycopg.Error as error:
-            if is_gone(error):
-                raise server_lost(str(error)) from None
-            raise InfrastructureError(
-                f"the scratch database cannot be read: {str(error).strip()}"
-            ) from None
-        executor = Executor(scratch.conninfo, self.contract, catalog, scratch.login)
+            catalog = self._contract.promised(catalog)
+        executor = Executor(scratch.conninfo, self._contract, catalog, scratch.login)
         executor.meanwhile = self._advance
         return executor
+
+
+@contextmanager
+def server_answers() -> Iterator[None]:
+    """Turns what goes wrong while a scratch database is read into one line."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if is_gone(error):
+            raise server_lost(str(error)) from None
+        raise InfrastructureError(
+            f"the scratch database cannot be read: {str(error).strip()}"
+        ) from None
 
 
 def by_signature(violations: list[Violation]) -> Mapping[str, Violation]:

@@ -16,6 +16,7 @@ from invariants.contract.contract import Contract, load
 from invariants.counterexamples.files import Kept, counterexample, ensure_writable
 from invariants.counterexamples.fitting import check
 from invariants.coverage.met import Coverage
+from invariants.coverage.unreached import Unreached
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.options import RunOptions, SchemaOptions
 from invariants.reading import Misfit, quoted
@@ -57,6 +58,17 @@ class Report:
         """What all searches together met."""
         return Coverage.merged(i.coverage for i in self.invariants)
 
+    @cached_property
+    def unreached(self) -> tuple[Unreached, ...]:
+        """What was not reached by a search that covers it: no verdict speaks of it."""
+        found = [u for i in self.invariants for u in i.unreached]
+        return tuple({(u.kind, u.name): u for u in reversed(found)}.values())[::-1]
+
+    @cached_property
+    def unswept(self) -> tuple[str, ...]:
+        """What is enumerated and was cut short by the budget."""
+        return tuple(f"{i.name} ({', '.join(i.unswept)})" for i in self.invariants if i.unswept)
+
     @property
     def fault(self) -> str | None:
         """What went wrong with the server or the disk, if the run ended early."""
@@ -64,7 +76,7 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """1 when a cause was found that is not known, 3 when an invariant was not judged, else 0.
+        """1 when a cause was found that is not known, 3 when something was not judged, else 0.
 
         After a fault of the server it is 3 all the same: what was found before is in the report.
         """
@@ -73,7 +85,7 @@ class Report:
         if self.causes.new:
             return EXIT_VIOLATED
         unjudged = any(i.status == "error" for i in self.invariants)
-        return EXIT_INFRASTRUCTURE if unjudged else EXIT_HELD
+        return EXIT_INFRASTRUCTURE if unjudged or self.unreached else EXIT_HELD
 
 
 def new_seed() -> int:
@@ -184,7 +196,8 @@ def search_all(
                 continue
             # What one invariant leaves of its share, the next ones have.
             left = options.seconds - (time.monotonic() - searching)
-            share = left * invariant.share / sum(i.share for i in invariants[position:])
+            follow = sum(i.share for i in invariants[position:] if explorer.has_rule(i))
+            share = left * invariant.share / max(follow, invariant.share)
             finished = explorer.explore(invariant, search_for(options, seed, max(1.0, share)))
             fault = finished.fault
             yield finished
