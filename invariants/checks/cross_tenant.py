@@ -61,7 +61,7 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = (
-        *("routines", "settings", "becoming", "writes", "leaks", "views", "trespasses", "twins"),
+        *("routines", "settings", "becoming", "twins", "writes", "leaks", "views", "trespasses"),
         "unplaced",
     )
     of_tenants = True

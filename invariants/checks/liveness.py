@@ -53,6 +53,7 @@ class Liveness(Invariant):
     )
     examines = "an operation of which the contract says what must come"
     sweeps = (
+        "inquiries",
         "permitted",
         "sums",
         "ledgers",
@@ -63,7 +64,6 @@ class Liveness(Invariant):
         "truncations",
         "shadows",
         "privileges",
-        "inquiries",
         "columns",
     )
     share = 9

@@ -31,7 +31,7 @@ Make = Callable[[World], list[Operation]]
 _CALLS_MAX = 28
 _VECTORS_MAX = 4096
 # Of the values of a tenant's rows, for one argument.
-_TAKEN_MAX = 4
+_TAKEN_MAX = 8
 _TEXTS = ("text", "character varying", "character", "citext", "name")
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 _EDGES: Mapping[str, tuple[Value, ...]] = {
@@ -134,7 +134,7 @@ def _values(
     if kind in _ANYTHING:
         kind = "text"
     owner, other = world.tenants
-    theirs, mine = (_taken(world, argument, kind, t, rows[t]) for t in (owner, other))
+    theirs, mine = (_taken(world, routine, argument, kind, t, rows[t]) for t in (owner, other))
     found: list[Value] = [*theirs[:2], *mine[:1], *theirs[2:], *mine[1:], *argument.enum[:3]]
     if kind == "regclass" or (kind in _TEXTS and routine.effects.opaque):
         found += world.contract.tenancy.owned
@@ -148,6 +148,7 @@ def _values(
 
 def _taken(
     world: World,
+    routine: Routine,
     argument: Argument,
     kind: str,
     tenant: str,
@@ -156,10 +157,12 @@ def _taken(
     """Values of a tenant's rows that an argument takes, the likeliest first."""
     contract, catalog = world.contract, world.catalog
     bare = argument.name.removeprefix("p_").removeprefix("in_").strip("_").lower()
+    reached = Reach(catalog, catalog.definitions).of_call(routine.known_as)
+    near = reached.reads | reached.written
     ranked: list[tuple[int, Value]] = []
     if _alike(kind, world.cast.kind or "uuid"):
         named = bare in ("", "tenant", contract.tenancy.column) or "tenant" in bare
-        ranked.append((0 if named else 2, world.cast.value(tenant)))
+        ranked.append((0 if named else 1, world.cast.value(tenant)))
     for table, values in rows.items():
         relation = catalog.tables[table]
         for column, value in values.items():
@@ -170,7 +173,8 @@ def _taken(
             whole = bare in (column.lower(), f"{table}_{column}".lower())
             if key:
                 whole = whole or bare.removesuffix(f"_{column}".lower()) in _singular(table)
-            ranked.append((0 if whole else 1 if key else 3, value))
+            far = 0 if table in near or reached.opaque else 2
+            ranked.append((0 if whole else far + (1 if key else 2), value))
     ranked.sort(key=lambda r: r[0])
     return list(dict.fromkeys(value for _, value in ranked))[:_TAKEN_MAX]
 

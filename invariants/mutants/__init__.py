@@ -17,6 +17,7 @@ import psycopg
 
 from invariants.contract.contract import Contract
 from invariants.mutants import (
+    doors,
     functions,
     privileges,
     reference_data,
@@ -49,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     views.mutants,
     reference_data.mutants,
     strictness.mutants,
+    doors.mutants,
 )
 # Operators that edit text of which only the server knows what it means: what it refuses to compile
 # or to store is no mutant.

@@ -70,6 +70,17 @@ OPERATORS: Mapping[str, str] = {
     "trigger-refusing": "a trigger refuses every row that a statement writes",
     "unique-added": "further columns have to be unique",
     "not-null-added": "a column may not be NULL",
+    "function-handing-out": "a function for everybody hands out the rows of the tenant it is told",
+    "procedure-emptying": "a procedure for everybody removes the rows of every tenant",
+    "policy-escape-setting": "a policy lets every row pass once a session has made a setting",
+    "number-shared": "the rows of all tenants are numbered together",
+    "deed-granted": "a role has TRIGGER, REFERENCES or MAINTAIN on a table",
+    "grant-option-granted": "a role may hand on a privilege",
+    "create-granted": "a role may create objects in a schema",
+    "sequence-granted": "a role may read or set a sequence",
+    "partition-granted": "a role may use a partition by its own name",
+    "role-settable": "an application role may become a role whose privileges it does not inherit",
+    "role-attribute": "an application role may create roles or databases, or replicate",
     "view-empty": "a view of the read path shows no row",
 }
 

@@ -203,6 +203,9 @@ class Facts:
     # Of each taxonomy: codes, and whether one is active.
     codes: Mapping[str, tuple[tuple[str, bool], ...]]
     server_version: int
+    # By name, with their quoted names and schemas.
+    sequences: tuple[tuple[str, str], ...] = ()
+    partitions: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def tables(self) -> tuple[Relation, ...]:

@@ -36,6 +36,9 @@ _TURNS_BEFORE_DUETS = 3
 
 # Which invariants to ask first: no more than a matter of speed.
 _FIRST_ASKED: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("deed|grant-option|create|sequence|role-attribute", ("liveness",)),
+    ("function-handing|procedure|number|partition", ("cross-tenant",)),
+    ("role-settable", ("cross-tenant", "append-only")),
     ("privilege|column-privilege|role-member|role-superuser|table-owner", ("liveness",)),
     ("row-security|policy|role-bypassrls|view", ("cross-tenant", "read-path", "liveness")),
     ("not-null|check|type|unique", ("liveness", "idempotent-ingest", "read-path")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, LiteralString
 
 import psycopg
@@ -48,6 +48,15 @@ WITH member AS (
           SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
 )
 """
+
+
+_BESIDES: LiteralString = """
+SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || c.relname AS name,
+       format('%%I.%%I', n.nspname, c.relname) AS sql
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (
+    SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AND """
 
 
 _RELATIONS: LiteralString = """
@@ -251,7 +260,14 @@ class _Reader:
             },
             codes=self._codes(relations),
             server_version=server_version,
+            sequences=tuple(self._named("relkind = 'S'")),
+            partitions=tuple(self._named("relkind IN ('r', 'p') AND relispartition")),
         )
+
+    def _named(self, condition: LiteralString) -> Iterator[tuple[str, str]]:
+        """Relations beside those that guards are read of, by name."""
+        for row in self._rows(_BESIDES + condition + " ORDER BY 1"):
+            yield row["name"], row["sql"]
 
     @property
     def _grantees(self) -> list[str]:

@@ -48,9 +48,12 @@ SELECT md5(string_agg(fact, '|' ORDER BY fact)) FROM (
     SELECT concat_ws(' ', proname, prosrc, proowner, proacl, prosecdef, proconfig)
     FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     UNION ALL
-    SELECT concat_ws(' ', rolname, rolsuper, rolbypassrls) FROM pg_roles
+    SELECT concat_ws(' ', rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb,
+                     rolreplication) FROM pg_roles
     UNION ALL
-    SELECT concat_ws(' ', roleid, member) FROM pg_auth_members
+    SELECT m::text FROM pg_auth_members m
+    UNION ALL
+    SELECT concat_ws(' ', nspname, nspacl) FROM pg_namespace
     UNION ALL
     SELECT channel_taxonomy::text FROM channel_taxonomy
 ) facts(fact)
@@ -161,9 +164,22 @@ def test_deriving_leaves_nothing_behind(
 
 
 def test_every_operator_finds_something_at_head(mutants: dict[str, Mutant]) -> None:
-    # Functions of this schema write what they guard, and lock no rows: see `LOCKS` for these.
-    locks = {"function-lock-dropped", "function-lock-weakened"}
-    assert {m.operator for m in mutants.values()} == set(OPERATORS) - locks
+    # Functions of this schema write what they guard, and lock no rows: see `LOCKS` for these. It
+    # has no sequences and no partitions: see `test_sequences_and_partitions_are_granted`.
+    none = {"function-lock-dropped", "function-lock-weakened"}
+    none |= {"sequence-granted", "partition-granted"}
+    assert {m.operator for m in mutants.values()} == set(OPERATORS) - none
+
+
+def test_sequences_and_partitions_are_granted(schema: Connection, contract: Contract) -> None:
+    schema.execute("CREATE TABLE parts (id integer) PARTITION BY RANGE (id)")
+    schema.execute("CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (9)")
+    schema.execute('CREATE SEQUENCE "my numbers"')
+    found = [m for m in derive(schema, contract) if m.target in ("part_1", "my numbers")]
+    assert Counter(m.operator for m in found) == {"sequence-granted": 2, "partition-granted": 2}
+    for mutant in found:
+        with applied(schema, mutant):
+            pass
 
 
 def test_only_mutants_of_roles_are_of_the_whole_server(mutants: dict[str, Mutant]) -> None:
@@ -254,7 +270,8 @@ def test_what_the_server_or_an_extension_brought_has_none(
     schema.execute("ALTER EXTENSION plpgsql ADD TABLE brought")
     schema.execute("CREATE TABLE parts (id integer) PARTITION BY RANGE (id)")
     schema.execute("CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (9)")
-    found = {m.target.split(".")[0] for m in derive(schema, contract)}
+    derived = derive(schema, contract)
+    found = {m.target.split(".")[0] for m in derived if m.operator != "partition-granted"}
     assert "parts" in found
     assert found & {"brought", "part_1", "alembic_version", "plpgsql"} == set()
 
