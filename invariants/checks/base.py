@@ -293,7 +293,7 @@ def reached(case: Case, step: Step, change: Change) -> str:
         return called[0]
     for relation in named:
         found = case.catalog.relations.get(relation)
-        if found is not None and found.kind == "view":
+        if found is not None and (found.kind == "view" or found.part_of == change.table):
             return relation
         if path := case.catalog.path(relation, change.table):
             return ",".join(k.name for k in path)

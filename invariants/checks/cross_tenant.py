@@ -63,6 +63,7 @@ class CrossTenant(Invariant):
     sweeps = (
         *("routines", "settings", "becoming", "twins", "writes", "leaks", "views", "trespasses"),
         "unplaced",
+        "parts",
     )
     of_tenants = True
     concurrent = True

@@ -29,6 +29,7 @@ from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.loading import strategies_of
 from invariants.generation.magnitudes import magnitudes
 from invariants.generation.parents import parents
+from invariants.generation.parts import parts
 from invariants.generation.routines import routines, writers
 from invariants.generation.sayings import becoming, settings, unlocking, unlocking_as
 from invariants.generation.shadows import shadows
@@ -452,6 +453,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "alike": alike,
     "magnitudes": magnitudes,
     "parents": parents,
+    "parts": parts,
     "privileges": _privileges,
     "columns": _columns,
     "documents": _documents,

@@ -34,6 +34,26 @@ def _policy(more: str) -> str:
     return f"ALTER POLICY tenant_isolation_policy ON dead_events USING (({OWN}) {more})"
 
 
+def _secured(table: str) -> str:
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL"
+        f" SECURITY; CREATE POLICY own ON {table} USING ({OWN}) WITH CHECK ({OWN})"
+    )
+
+
+def _parted(more: str) -> str:
+    """Dead events in two parts; their parent is as safe as it was."""
+    return (
+        "ALTER TABLE dead_events RENAME TO before; CREATE TABLE dead_events (LIKE before INCLUDING"
+        " DEFAULTS INCLUDING CONSTRAINTS, PRIMARY KEY (id), FOREIGN KEY (tenant_id) REFERENCES"
+        " tenants ON DELETE CASCADE) PARTITION BY HASH (id); DROP TABLE before;"
+        " CREATE TABLE letters_0 PARTITION OF dead_events FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        " CREATE TABLE letters_1 PARTITION OF dead_events FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+        " GRANT SELECT, INSERT, UPDATE, DELETE ON dead_events TO app_rw;"
+        f" GRANT SELECT ON dead_events TO app_ro; {_secured('dead_events')}; {more}"
+    )
+
+
 def _support(using: str) -> str:
     """A role that an application role may become, with a policy of its own."""
     return (
@@ -118,6 +138,20 @@ ENTERED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             "GRANT migration_owner TO app_rw WITH INHERIT FALSE",
             "update/attribution_events/migration_owner",
             lawful="GRANT app_ro TO app_rw WITH INHERIT FALSE",
+        ),
+    ),
+    ("cross-tenant", "parts"): (
+        Flaw(
+            _parted("GRANT SELECT ON letters_0, letters_1 TO app_ro"),
+            "select/letters_0/row security disabled",
+            lawful=_parted(
+                "GRANT SELECT ON letters_0, letters_1 TO app_ro;"
+                f" {_secured('letters_0')}; {_secured('letters_1')}"
+            ),
+        ),
+        Flaw(
+            _parted("GRANT SELECT, DELETE ON letters_0, letters_1 TO app_rw"),
+            "delete/dead_events/letters_1",
         ),
     ),
     ("liveness", "inquiries"): (

@@ -29,10 +29,13 @@ from tests.generation.doors import ENTERED
 from tests.generation.flaws import DOORS, Flaw
 
 SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
-# Head has no view that takes rows, no routine for everybody that reaches any, no setting but that
-# of the tenant, and no role that is a member of another.
+# Head has no view that takes rows, no partition, no routine for everybody that reaches any, no
+# setting but that of the tenant, and no role that is a member of another.
 ONLY_ELSEWHERE = frozenset(
-    {"views", "routines", "writers", "settings", "becoming", "unlocking", "unlocking as another"}
+    [
+        *("views", "parts", "routines", "writers", "settings", "becoming", "unlocking"),
+        "unlocking as another",
+    ]
 )
 SESSION = "NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"
 
