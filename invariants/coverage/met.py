@@ -31,13 +31,15 @@ class Met:
 class Coverage:
     """What searches met. All that is expected is in it, with nothing counted when it never came.
 
-    `kinds` are statements accepted, `roles` operations sent, `tables` rows that came.
+    `kinds` are statements accepted, `roles` operations sent, `tables` rows that came. `decided`
+    says which triggers and rules decide what comes of a write, so that nobody predicts it.
     """
 
     guards: Mapping[Guard, Met] = field(default_factory=dict)
     kinds: Mapping[str, int] = field(default_factory=dict)
     roles: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
+    decided: Mapping[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Coverage) -> Coverage:
         guards = dict(self.guards)
@@ -48,6 +50,7 @@ class Coverage:
             _summed(self.kinds, other.kinds),
             _summed(self.roles, other.roles),
             _summed(self.tables, other.tables),
+            {**self.decided, **other.decided},
         )
 
     @classmethod
@@ -125,6 +128,9 @@ class Coverage:
         ):
             if names:
                 told.append(f"{words}: {_listed(names)}")
+        if self.decided:
+            by = tuple(f"{what} ({who})" for what, who in sorted(self.decided.items()))
+            told.append(f"not predicted, since triggers or rules decide: {_listed(by)}")
         return tuple(told)
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +155,7 @@ class Coverage:
             "roles_never_acting": list(self.roles_never_acting),
             "tables": dict(self.tables),
             "tables_never_written": list(self.tables_never_written),
+            "decided": dict(self.decided),
         }
 
     @classmethod
@@ -162,6 +169,7 @@ class Coverage:
             dict(data["kinds"]),
             dict(data["roles"]),
             dict(data["tables"]),
+            dict(data.get("decided", {})),
         )
 
     def _where(self, wanted: Callable[[Met], bool]) -> tuple[Guard, ...]:

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from invariants.checks.base import Case
+from invariants.checks.decided import decided
 from invariants.contract.contract import Contract
 from invariants.contract.sections import VERBS
 from invariants.coverage.guards import (
@@ -86,6 +87,7 @@ class Recorder:
         self._kinds = Counter(dict.fromkeys(_kinds(contract, catalog), 0))
         self._roles = Counter(dict.fromkeys(contract.roles, 0))
         self._tables = Counter(dict.fromkeys(_written(contract, catalog), 0))
+        self._decided = dict(_decided(contract, catalog))
         self._applications = frozenset(contract.application_roles)
         # A premise has a catalog of its own, in which its triggers are disabled.
         self._indexes: dict[int, _Index] = {}
@@ -105,6 +107,7 @@ class Recorder:
             dict(self._kinds),
             dict(self._roles),
             dict(self._tables),
+            self._decided,
         )
 
     def observe(self, case: Case) -> None:
@@ -385,3 +388,17 @@ def _written(contract: Contract, catalog: Catalog) -> Iterator[str]:
         if any(contract.may(r, v, table) for r in contract.roles for v in ("insert", "update")):
             yield table
     yield from (t.table for t in contract.taxonomies)
+
+
+def _decided(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """The promised ways to write a table of which triggers or rules decide what comes."""
+    promised = {
+        (verb, relation)
+        for grants in contract.roles.values()
+        for relation, verbs in grants.items()
+        for verb in verbs
+        if relation in catalog.tables
+    }
+    for verb, table in sorted(promised):
+        if by := decided(contract, catalog, table, verb).by:
+            yield f"{verb} on {table}", ", ".join(by)

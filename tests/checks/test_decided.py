@@ -56,7 +56,9 @@ def test_what_a_trigger_decides_is_no_violation(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = verdict(tmp_path, DECIDING[what], monkeypatch)
-    assert status == 0, capsys.readouterr()
+    told = capsys.readouterr()
+    assert status == 0, told
+    assert "since triggers or rules decide: " in told.out
 
 
 def test_a_trigger_on_another_table_says_nothing_of_this_one(
