@@ -12,6 +12,9 @@ from invariants.execution.history import Change
 from invariants.schema.catalog import Catalog, Relation, Trigger, UniqueIndex
 
 PRIVILEGE, NO_PRIVILEGE = "privilege", "no privilege"
+# Doors, by who goes through them (`coverage.doors`).
+ROUTINE, SETTING, MEMBERSHIP = "routine", "setting", "membership"
+DOORS = {ROUTINE: "called", SETTING: "made", MEMBERSHIP: "become"}
 
 
 _NULLNESS = re.compile(r"\(?\(?(\w+) IS (NOT )?NULL\)?\)?")
@@ -27,6 +30,8 @@ class Guard(NamedTuple):
     def __str__(self) -> str:
         if self.kind in (PRIVILEGE, NO_PRIVILEGE):
             return f"{self.kind} {self.name} on {self.relation}"
+        if self.kind in DOORS:
+            return f"{self.kind} {self.relation} {DOORS[self.kind]} by {self.name}"
         return f"{self.kind} {self.relation}.{self.name}"
 
 

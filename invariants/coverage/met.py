@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from invariants.coverage.guards import (
+    DOORS,
     NO_PRIVILEGE,
     PRIVILEGE,
     Guard,
@@ -65,20 +66,20 @@ class Coverage:
 
     @property
     def never_refused(self) -> tuple[Guard, ...]:
-        """Guards that let pass only; a promised privilege has nothing to refuse."""
+        """Guards that let pass only; a promised privilege, or a door, has nothing to refuse."""
         return tuple(
             g
             for g in self._where(lambda met: not met.refused and met.passed > 0)
-            if g.kind != PRIVILEGE
+            if g.kind != PRIVILEGE and g.kind not in DOORS
         )
 
     @property
     def never_passed(self) -> tuple[Guard, ...]:
-        """Guards that refused only; what is not promised is not to pass."""
+        """Guards that refused only; what is not promised, or is a door, is not to pass."""
         return tuple(
             g
             for g in self._where(lambda met: met.refused > 0 and not met.passed)
-            if g.kind != NO_PRIVILEGE
+            if g.kind != NO_PRIVILEGE and g.kind not in DOORS
         )
 
     @property

@@ -11,6 +11,7 @@ A guard that nothing met was not tested, whatever the verdict. What counts, in d
 - `policy`: refused when an error says so, or when an application role's statement left out exactly
   the rows of other tenants; let pass when its statement returned or changed rows. Where several
   policies apply to a statement, only one that the server names.
+- `routine`, `setting`, `membership` (role): refused or let pass with the operation that tried it.
 - `privilege` (role, verb): promised by the contract; let pass when a statement that needs it was
   committed. `no privilege` (role): what is not promised; refused when permission was denied. Both
   on the schema as migrated only, because premises change privileges.
@@ -28,6 +29,7 @@ from invariants.checks.base import Case
 from invariants.checks.decided import decided
 from invariants.contract.contract import Contract
 from invariants.contract.sections import VERBS
+from invariants.coverage.doors import expected_doors, tried
 from invariants.coverage.guards import (
     NO_PRIVILEGE,
     PRIVILEGE,
@@ -80,7 +82,8 @@ class Recorder:
 
     def __init__(self, contract: Contract, catalog: Catalog) -> None:
         self.contract = contract
-        self._guards = frozenset(expected(contract, catalog))
+        self._doors = frozenset(expected_doors(contract, catalog))
+        self._guards = frozenset(expected(contract, catalog)) | self._doors
         self._refused: Counter[Guard] = Counter()
         self._passed: Counter[Guard] = Counter()
         self._sent: Counter[tuple[str, str, frozenset[str]]] = Counter()
@@ -124,6 +127,8 @@ class Recorder:
             role = step.operation.actor.role
             if role in self._roles:
                 self._roles[role] += 1
+            for door in tried(step) if self._doors else ():
+                (self._refused if step.error else self._passed)[door] += 1
             if step.error is None:
                 self._committed(case, index, step)
             else:

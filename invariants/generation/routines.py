@@ -55,14 +55,14 @@ _ANYTHING = ("anyelement", "anynonarray", "anycompatible", "anycompatiblenonarra
 def routines(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
     """Every routine that an application role may execute, and that reaches anything."""
     for routine, _ in callable_routines(contract, catalog):
-        for role in _callers(contract, routine):
+        for role in callers(contract, routine):
             yield "", partial(_called, routine=routine, role=role)
 
 
 def writers(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
     """Those of them that write, or may."""
     for routine, writes in callable_routines(contract, catalog):
-        for role in _callers(contract, routine) if writes else ():
+        for role in callers(contract, routine) if writes else ():
             yield "", partial(_called, routine=routine, role=role)
 
 
@@ -78,7 +78,7 @@ def callable_routines(contract: Contract, catalog: Catalog) -> Iterator[tuple[Ro
             continue
         if any(a.pseudo and a.type not in _ANYTHING for a in routine.arguments):
             continue
-        if not _callers(contract, routine):
+        if not callers(contract, routine):
             continue
         reached = reach.of_call(routine.known_as)
         if routine.effects.utilities or reached.utilities & SERVER_WIDE:
@@ -88,7 +88,7 @@ def callable_routines(contract: Contract, catalog: Catalog) -> Iterator[tuple[Ro
             yield routine, writes
 
 
-def _callers(contract: Contract, routine: Routine) -> tuple[str, ...]:
+def callers(contract: Contract, routine: Routine) -> tuple[str, ...]:
     """The roles that call it; one is enough where it runs as its owner whoever calls."""
     callers = [r for r in contract.application_roles if r in routine.executable_by]
     return tuple(callers[:1] if routine.security_definer else callers)

@@ -29,11 +29,14 @@ from invariants.search.run import Report
 from invariants.servers.base import ServerInfo
 from invariants.servers.environment import Environment
 from invariants.workload.operations import (
+    Become,
+    Call,
     Delete,
     Insert,
     Json,
     Operation,
     Select,
+    Set,
     Truncate,
     Update,
     Workload,
@@ -529,3 +532,29 @@ def test_before_there_are_views_refreshes_are_examined(judge: Judge) -> None:
     assert judge.contract.read_paths == ()
     assert invariant.unruled(judge.contract, judge.catalog) is None
     assert invariant.examined(judge.case(invariant, workload(refresh()))) == 1
+
+
+def test_a_door_that_was_never_tried_is_not_met(head: Environment, contract: Contract) -> None:
+    doors = (
+        "CREATE FUNCTION letters(p_id uuid) RETURNS SETOF dead_events LANGUAGE sql"
+        " SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+        " AS $$ SELECT * FROM public.dead_events WHERE id = p_id AND tenant_id ="
+        " NULLIF(current_setting('app.current_tenant_id', true), '')::pg_catalog.uuid"
+        " AND current_setting('app.closed', true) IS DISTINCT FROM 'yes' $$",
+        "GRANT app_ro TO app_rw WITH INHERIT FALSE",
+    )
+    routine = Guard("routine", "letters(uuid)", "app_rw")
+    setting = Guard("setting", "app.closed", "app_ro")
+    membership = Guard("membership", "app_ro", "app_rw")
+    with altered(head, *doors) as made, Judge(made, contract) as judge:
+        untried = covered(judge, of(A, event(1))).never_met
+        assert {routine, setting, membership} <= {*untried}
+        assert "routine letters(uuid) called by app_rw" in map(str, untried)
+        tried = (
+            of(A, Call("letters(uuid)", (None,))),
+            of(A, Set("app.closed", "no"), Select("dead_events"), role="app_ro"),
+            of(A, Become("app_ro"), Select("dead_events")),
+        )
+        met = covered(judge, *tried)
+        assert met.guards[routine] == met.guards[setting] == met.guards[membership] == Met(0, 1)
+        assert not {routine, setting, membership} & {*met.never_met, *met.never_refused}
