@@ -16,6 +16,7 @@ from invariants.checks.base import (
     row_matches,
     shown,
 )
+from invariants.checks.values import exact
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Ledger
 from invariants.execution.history import Record, State, Step
@@ -102,6 +103,8 @@ def _faults(case: Case, rule: Ledger, state: State, row: Record | None) -> Itera
     yield from _untraced(case, state, row)
     if rule.is_correction(row.values):
         yield from _miscorrects(case, rule, state, row)
+    elif rule.partial:
+        yield from _overposts(case, rule, state, row)
     else:
         yield from _misposts(case, rule, state, row)
 
@@ -135,6 +138,34 @@ def _of_tenant(case: Case, table: str, key: object, row: Record) -> str:
     if table not in case.ownership.direct:
         return row_matches(table, {column: key})
     return row_matches(table, {column: key, case.contract.tenancy.column: case.tenant_of(row)})
+
+
+def _overposts(case: Case, rule: Ledger, state: State, row: Record) -> Iterator[_Fault]:
+    """Postings in parts: more than there is to post."""
+    source = state.find(rule.source_table, (row[rule.posts],))
+    if source is None or source[rule.source_amount] is None:
+        return
+    postings = [
+        r
+        for r in state.rows(rule.table)
+        if r[rule.posts] == row[rule.posts] and not rule.is_correction(r.values)
+    ]
+    total = sum((exact(r[rule.amount] or 0) for r in postings), exact(0))
+    if total <= exact(source[rule.source_amount]):
+        return
+    (key,) = case.catalog.tables[rule.source_table].primary_key
+    posted = sql.literal(row[rule.posts])
+    postings_only = f" AND {sql.name(rule.corrects)} IS NULL" if rule.corrects else ""
+    yield _Fault(
+        f"{rule.amount} posted in parts",
+        f"takes what is posted to {total}, and {rule.source_table}.{rule.source_amount} "
+        f"is {source[rule.source_amount]}",
+        f"(SELECT sum({sql.name(rule.amount)}) FROM {sql.name(rule.table)} "
+        f"WHERE {sql.name(rule.posts)} = {posted}{postings_only}) > "
+        f"(SELECT {sql.name(rule.source_amount)} FROM {sql.name(rule.source_table)} "
+        f"WHERE {sql.name(key)} = {posted})",
+        (source, *(p for p in postings if p is not row)),
+    )
 
 
 def _misposts(case: Case, rule: Ledger, state: State, row: Record) -> Iterator[_Fault]:

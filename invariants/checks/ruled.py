@@ -11,7 +11,7 @@ from invariants.checks.outcome import Key
 from invariants.checks.ownership import Ownership, printed
 from invariants.checks.values import exact, fits, pii_keys
 from invariants.contract.contract import ANYBODY, Contract
-from invariants.contract.sections import Sum
+from invariants.contract.sections import Ledger, Sum
 from invariants.execution.history import State
 from invariants.schema.catalog import Catalog, Column, Relation
 from invariants.workload.operations import OPERATOR, Json, Operation, Value
@@ -190,6 +190,11 @@ class Rows:
             source = self._rows(rule.source_table).get((row[rule.posts],))
             require(source is not None, "reference")
             assert source is not None
+            if rule.partial:
+                need(source.get(rule.source_amount) is not None)
+                posted = self._parts(rule, row[rule.posts], row) + exact(amount)
+                require(posted <= exact(source[rule.source_amount]), "amount")
+                return
             require(source.get(rule.source_amount) == amount, "amount")
             return
         assert rule.corrects is not None
@@ -198,6 +203,18 @@ class Rows:
         assert posting is not None
         require(not rule.is_correction(posting), "correction of a correction")
         require(posting[rule.posts] == row[rule.posts], "reference")
+
+    def _parts(self, rule: Ledger, posts: Any, besides: Mapping[str, Any] | None = None) -> Decimal:
+        """What is posted of a row in parts, besides one posting."""
+        key = self.catalog.tables[rule.table].primary_key
+        left_out = None if besides is None else tuple(besides.get(c) for c in key)
+        postings = [
+            row
+            for k, row in self._rows(rule.table).items()
+            if k != left_out and row.get(rule.posts) == posts and not rule.is_correction(row)
+        ]
+        need(all(row.get(rule.amount) is not None for row in postings))
+        return sum((exact(row[rule.amount]) for row in postings), Decimal(0))
 
     def _posted(self, relation: Relation, key: Key, row: Values, changed: Values) -> None:
         """What postings and corrections say of a row stays true when it changes."""
@@ -210,7 +227,12 @@ class Rows:
                     (r.get(rule.posts),) == key and not rule.is_correction(r)
                     for r in ledger.values()
                 )
-                require(not posted, "amount")
+                if rule.partial and posted:
+                    need(changed.get(rule.source_amount) is not None)
+                    parts = self._parts(rule, key[0])
+                    require(parts <= exact(changed[rule.source_amount]), "amount")
+                else:
+                    require(not posted, "amount")
             if relation.name == rule.table and rule.corrects:
                 corrected = any((r.get(rule.corrects),) == key for r in ledger.values())
                 same = row.get(rule.posts) == changed.get(rule.posts)

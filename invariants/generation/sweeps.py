@@ -26,6 +26,7 @@ from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
 from invariants.generation.inquiries import inquiries
 from invariants.generation.lawful import identified, inserting, key_of, lawful
+from invariants.generation.ledgers import ledgers
 from invariants.generation.loading import strategies_of
 from invariants.generation.magnitudes import magnitudes
 from invariants.generation.parents import parents
@@ -461,7 +462,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "erasures": rules.erasures,
     "keys": rules.keys,
     "leaks": _leaks,
-    "ledgers": rules.ledgers,
+    "ledgers": ledgers,
     "sums": rules.sums,
     "taxonomies": rules.taxonomies,
     "trespasses": trespasses,
