@@ -17,7 +17,6 @@ from invariants.migrations.stage import (
 )
 from invariants.schema.difference import catalog_difference
 from invariants.servers.environment import Scratch
-from invariants.workload.operations import Workload
 
 _SHOWN = 12
 # More statements than a revision has.
@@ -64,7 +63,7 @@ def first_look(stage: Stage, *, down: bool) -> tuple[Side | None, tuple[Finding,
     return side, found
 
 
-def with_rows(stage: Stage, now: dict[str, str], workload: Workload | None) -> Iterator[Finding]:
+def with_rows(stage: Stage, now: dict[str, str]) -> Iterator[Finding]:
     """Whether the catalog after an upgrade of rows is the one that there is without."""
     if different := catalog_difference(stage.noted.fresh, now):
         yield Finding(
@@ -74,8 +73,6 @@ def with_rows(stage: Stage, now: dict[str, str], workload: Workload | None) -> I
             f"with rows in it the upgrade makes another catalog than without: {different[0]}",
             "let the revision do the same whatever is in the tables",
             _some(different),
-            workload,
-            stage.step.below,
         )
 
 

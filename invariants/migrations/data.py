@@ -41,7 +41,7 @@ def upwards(stage: Stage, workload: Workload | None = None) -> Iterator[Finding]
         after = snapshot(scratch, before, names)
         if workload is None:
             stage.noted.there, stage.noted.upgraded = before, after
-        yield from with_rows(stage, catalog_of(scratch), workload)
+            yield from with_rows(stage, catalog_of(scratch))
         changed = list(rows.differences(before, after, names))
         yield from _undeclared(
             stage, "data", changed, stage.declared.changes, workload, stage.step.below

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from invariants.checks.model import predict
 from invariants.contract.contract import Contract
-from invariants.errors import InfrastructureError, UsageError
+from invariants.errors import InfrastructureError
 from invariants.execution.executor import Executor
 from invariants.execution.history import Step as Executed
-from invariants.execution.plain import PlainExecutor
 from invariants.execution.wire import Reply
 from invariants.generation.derived import codes, column_value, listed_values, valid_choices
 from invariants.generation.drawing import plainest
@@ -30,6 +29,7 @@ from invariants.generation.world import Draw, World
 from invariants.schema.catalog import Catalog, Column, read_catalog
 from invariants.servers.base import connect
 from invariants.servers.environment import Scratch
+from invariants.workload import sql
 from invariants.workload.operations import (
     OPERATOR,
     Operation,
@@ -41,6 +41,7 @@ from invariants.workload.operations import (
 )
 
 _LONG = 200
+_OURS = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^invariants_[0-9a-f]{16}$'"
 _INTEGERS = ("smallint", "integer", "bigint")
 _TEXTS = ("text", "character varying", "character")
 
@@ -100,18 +101,17 @@ def load(ground: Ground, scratch: Scratch) -> Workload:
 
 def fill(ground: Ground, scratch: Scratch, workload: Workload) -> tuple[Reply, ...]:
     """Send a workload, and leave what it has written; returns what came of each operation."""
-    with PlainExecutor(
-        scratch.conninfo, ground.contract, ground.catalog, scratch.login
-    ) as executor:
-        try:
-            return executor.run(workload)
-        except psycopg.Error as error:
-            if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
-                raise InfrastructureError(f"the server: {error}") from error
-            raise UsageError(
-                f"no tenant can be created in {ground.contract.tenancy.root!r}: "
-                f"{error.diag.message_primary}; write a row strategy for it (docs/extending.md)"
-            ) from error
+    with Executor(scratch.conninfo, ground.contract, ground.catalog, scratch.login) as executor:
+        replies = executor.leave(workload)
+    try:
+        with connect(scratch.conninfo) as connection:
+            # What the executor reads rows with is no part of the schema.
+            for (name,) in connection.execute(_OURS).fetchall():
+                statement = f"DROP SCHEMA {sql.name(name)} CASCADE"
+                connection.execute(statement.encode())
+    except psycopg.Error as error:
+        raise InfrastructureError(f"the rows cannot be left: {error}") from error
+    return replies
 
 
 def _permitted(ground: Ground, step: Executed) -> bool:

@@ -33,17 +33,20 @@ class _Failing:
         return failing
 
 
-def reduced(finding: Finding, fails: Fails, seconds: float) -> Workload:
+def reduced(finding: Finding, fails: Fails, seconds: float, *, thoroughly: bool = True) -> Workload:
     """A workload that still fails, and from which nothing more can be left out.
 
-    Within so many seconds: after them it is as small as it got.
+    Within so many seconds: after them it is as small as it got. If not `thoroughly`, only its end
+    counts: the operation without which it would not fail.
     """
     workload = finding.workload
     assert workload is not None
     failing = _Failing(workload, fails, seconds)
 
     def still(operations: Sequence[Operation]) -> bool:
-        return failing(replace(workload, operations=tuple(operations)))
+        """With what the operations refer to: without that they would be refused."""
+        needed = _with_parents(operations, workload.operations)
+        return failing(replace(workload, operations=tuple(needed)))
 
     with suppress(_Late):
         kept: Sequence[Operation] = workload.operations
@@ -51,8 +54,15 @@ def reduced(finding: Finding, fails: Fails, seconds: float) -> Workload:
             if len(guess) < len(kept) and still(guess):
                 kept = guess
                 break
-        kept = _fewest(kept, still)
-        made = replace(workload, operations=tuple(kept))
+        blamed = _fewest(kept, still, len(kept) if thoroughly else 1)
+        if not thoroughly:
+            return replace(workload, operations=tuple(blamed))
+        made = replace(workload, operations=tuple(_with_parents(blamed, workload.operations)))
+        for operation in made.operations:
+            without = tuple(o for o in made.operations if o is not operation)
+            fewer = replace(made, operations=without)
+            if without and failing(fewer):
+                made = fewer
         for tenant in workload.tenants:
             fewer = replace(made, tenants=tuple(t for t in made.tenants if t != tenant))
             if fewer.tenants and failing(fewer):
@@ -65,13 +75,13 @@ def _size(workload: Workload) -> int:
 
 
 def _fewest(
-    operations: Sequence[Operation], still: Callable[[Sequence[Operation]], bool]
+    operations: Sequence[Operation], still: Callable[[Sequence[Operation]], bool], most: int
 ) -> Sequence[Operation]:
     """One operation after the other to which failing is due: each ends the shortest beginning that
-    fails together with those known so far. Then each is tried to be left out."""
+    fails together with those known so far."""
     blamed: list[Operation] = []
     rest = operations
-    while not still(blamed):
+    while len(blamed) < most and not still(blamed):
         # Of `rest`, so many are enough, and so many are not.
         enough, lacking = len(rest), 0
         while enough - lacking > 1:
@@ -83,19 +93,21 @@ def _fewest(
         if not enough:
             return operations
         blamed, rest = [rest[enough - 1], *blamed], rest[: enough - 1]
-    kept: Sequence[Operation] = blamed
-    for operation in blamed:
-        without = [o for o in kept if o is not operation]
-        if len(kept) > 1 and still(without):
-            kept = without
-    return kept
+    return blamed
 
 
 def _guesses(finding: Finding, operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
-    """The operations that write the row which shows it, with those that these refer to."""
+    """What is likely to be enough: the row that shows it, or the tables that are spoken of."""
     if finding.kind == "clients":
         yield operations[-1:]
-        yield _with_parents(operations[-1:], operations)
+    yield from _of_the_row(finding, operations)
+    named = {o for o in operations for s in o.statements if s.relation in finding.summary}
+    if named:
+        yield [o for o in operations if o in named]
+
+
+def _of_the_row(finding: Finding, operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+    """The operations that write the row which shows it."""
     if finding.hint is None:
         return
     table, key = finding.hint
@@ -110,11 +122,12 @@ def _guesses(finding: Finding, operations: Sequence[Operation]) -> Iterator[Sequ
     ]
     if own:
         yield own
-        yield _with_parents(own, operations)
 
 
 def _with_parents(own: Sequence[Operation], operations: Sequence[Operation]) -> Sequence[Operation]:
     """Operations, and all that write a row whose first value one of them has in it."""
+    if not own:
+        return own
     kept = list(own)
     values = {v for o in kept for v in _values(o)}
     for operation in reversed(operations):

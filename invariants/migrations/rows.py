@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import psycopg
 
 from invariants.errors import InfrastructureError
-from invariants.schema.catalog import read_catalog
+from invariants.schema.catalog import TOOLS_SCHEMAS, TOOLS_TABLES
 from invariants.servers.base import connect, database_message
 from invariants.workload import sql
 
 Values = Mapping[str, str | None]
-# Alembic and others keep their books in tables of their own; `read_catalog` leaves them out.
-_TYPES = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
-FROM pg_attribute a
-WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+# Tables of the user's: those that tools keep their books in are nobody's, and rows of partitions
+# are read with their parent.
+_TABLES = """
+SELECT CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END,
+       ARRAY(SELECT a.attname::text FROM pg_constraint k, unnest(k.conkey) WITH ORDINALITY u(n, i)
+             JOIN pg_attribute a ON a.attnum = u.n
+             WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attrelid = c.oid ORDER BY u.i),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped AND a.attgenerated <> '')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND c.relname <> ALL (%s) AND n.nspname <> ALL (%s)
+  AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass
+                  AND e.objid = c.oid AND e.deptype = 'e')
+ORDER BY 1
 """
 
 
@@ -91,15 +106,22 @@ def read(conninfo: str, *, like: Snapshot | None = None, names: Names | None = N
     former = {named.table(t): (t, table) for t, table in (like or {}).items()}
     try:
         with connect(conninfo) as connection:
-            catalog = read_catalog(connection)
+            found = connection.execute(
+                _TABLES.encode(), [list(TOOLS_TABLES), list(TOOLS_SCHEMAS)]
+            ).fetchall()
             return {
-                relation.name: _table(
+                name: _table(
                     connection,
-                    relation.name,
-                    relation.primary_key,
-                    _former_types(former.get(relation.name), named),
+                    Table(
+                        name,
+                        tuple(key),
+                        dict(zip(columns, kinds, strict=True)),
+                        (),
+                        frozenset(generated),
+                    ),
+                    _former_types(former.get(name), named),
                 )
-                for relation in catalog.tables.values()
+                for name, key, columns, kinds, generated in found
             }
     except psycopg.Error as error:
         raise InfrastructureError(f"the rows cannot be read: {database_message(error)}") from error
@@ -176,30 +198,18 @@ def _former_types(former: tuple[str, Table] | None, names: Names) -> Mapping[str
     return {names.column(name, c): kind for c, kind in table.types.items()}
 
 
-def _table(
-    connection: psycopg.Connection,
-    name: str,
-    key: tuple[str, ...],
-    former: Mapping[str, str],
-) -> Table:
-    columns = connection.execute(_TYPES, [sql.name(name)]).fetchall()
-    types = {c: kind for c, kind, _ in columns}
+def _table(connection: psycopg.Connection, table: Table, former: Mapping[str, str]) -> Table:
+    """A table with its rows."""
     expressions = []
-    for column, kind in types.items():
+    for column, kind in table.types.items():
         cast = former.get(column, kind)
         quoted = sql.name(column)
-        if cast != kind and not _casts(connection, name, quoted, cast):
+        if cast != kind and not _casts(connection, table.name, quoted, cast):
             cast = kind
         expressions.append(f"({quoted}::{cast})::text")
-    query = f"SELECT {', '.join(expressions) or 'NULL'} FROM {sql.name(name)}"
+    query = f"SELECT {', '.join(expressions) or 'NULL'} FROM {sql.name(table.name)}"
     rows = connection.execute(query.encode()).fetchall()
-    return Table(
-        name,
-        key,
-        types,
-        tuple(dict(zip(types, row, strict=False)) for row in rows),
-        frozenset(c for c, _, generated in columns if generated),
-    )
+    return replace(table, rows=tuple(dict(zip(table.types, row, strict=False)) for row in rows))
 
 
 def _casts(connection: psycopg.Connection, table: str, column: str, kind: str) -> bool:

@@ -27,10 +27,9 @@ from invariants.search.run import Report, known_causes, new_seed, source
 from invariants.servers.environment import Environment, open_environment
 
 Say = Callable[[str], None]
-_REDUCING_SECONDS_MAX = 25.0
-_REDUCING_SECONDS_MIN = 4.0
+_REDUCING_SECONDS_MIN = 8.0
 # How often a step is tried again without the rows that it was refused for.
-_ROUNDS_MAX = 5
+_ROUNDS_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def migrations(options: MigrationsOptions, listener: Listener, say: Say) -> Resu
         disposable=options.disposable_server,
     ) as environment:
         seed = new_seed() if options.seed is None else options.seed
-        run = _Run(options, contract, course, kinds, listener, say, started, seed)
+        run = _Run(options, contract, course, kinds, listener, say, seed)
         run.go(environment, tried)
         report = Report(
             environment.server,
@@ -110,7 +109,6 @@ class _Run:
     kinds: tuple[Kind, ...]
     listener: Listener
     say: Say
-    started: float
     seed: int
     found: dict[Kind, list[Found]] = field(default_factory=dict)
     seconds: dict[Kind, float] = field(default_factory=dict)
@@ -119,6 +117,7 @@ class _Run:
     accepted: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     fault: str | None = None
+    reducing: float = 0.0
     _seen: set[str] = field(default_factory=set)
 
     def go(self, environment: Environment, tried: Sequence[Step]) -> None:
@@ -277,9 +276,15 @@ class _Run:
             return finding
         if finding.signature in self._seen and finding.kind != "upgrade":
             return finding
-        left = self.options.seconds - (time.monotonic() - self.started)
-        seconds = max(_REDUCING_SECONDS_MIN, min(_REDUCING_SECONDS_MAX, left / 2))
-        small = reduced(finding, lambda tried: again(stage, finding, tried), seconds)
+        # The budget is for this: all else is tried to its end.
+        begun = time.monotonic()
+        small = reduced(
+            finding,
+            lambda tried: again(stage, finding, tried),
+            max(_REDUCING_SECONDS_MIN, (self.options.seconds - self.reducing) / 2),
+            thoroughly=finding.signature not in self._seen,
+        )
+        self.reducing += time.monotonic() - begun
         return replace(finding, workload=small)
 
     def finished(self) -> Iterator[InvariantFinished]:
