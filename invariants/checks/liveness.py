@@ -53,6 +53,7 @@ class Liveness(Invariant):
     )
     examines = "an operation of which the contract says what must come"
     sweeps = (
+        "unnamed",
         "inquiries",
         "permitted",
         "sums",

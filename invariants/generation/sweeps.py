@@ -37,7 +37,7 @@ from invariants.generation.shadows import shadows
 from invariants.generation.tenants import tenants
 from invariants.generation.through_views import through_views
 from invariants.generation.trespasses import trespasses, twins
-from invariants.generation.unplaced import unplaced
+from invariants.generation.unplaced import unnamed, unplaced
 from invariants.generation.world import Draw, World
 from invariants.schema.catalog import COMMENTED, Catalog, Column, Relation
 from invariants.workload.operations import (
@@ -468,6 +468,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "trespasses": trespasses,
     "truncations": _truncations,
     "twins": twins,
+    "unnamed": unnamed,
     "unplaced": unplaced,
     "permitted": _permitted,
     "inquiries": inquiries,

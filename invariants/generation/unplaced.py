@@ -27,6 +27,20 @@ def unplaced(
                     yield "", partial(_noticed, table=name, role=role)
 
 
+def unnamed(
+    contract: Contract, catalog: Catalog
+) -> Iterator[tuple[str, Callable[[World], list[Operation]]]]:
+    """One workload that reads every view that is nowhere in the contract, as every role."""
+    views = [n for n in sorted(contract.unplaced or ()) if catalog.relations[n].kind != "table"]
+    if views:
+        yield "", partial(_read, views=views)
+
+
+def _read(world: World, views: list[str]) -> list[Operation]:
+    roles = world.contract.application_roles
+    return [world.operation(r, world.tenants[0], Select(v)) for v in views for r in roles]
+
+
 def _noticed(world: World, table: str, role: str) -> list[Operation]:
     watched, watching = world.tenants
     contract = world.contract

@@ -150,6 +150,29 @@ class TestTables:
         assert (ran.status, ran.found) == (EXIT_INFRASTRUCTURE if left else EXIT_HELD, [])
         assert ran.unreached == left
 
+    @pytest.mark.parametrize(("when", "left"), [("true", []), ("false", [("table", "audit")])])
+    def test_one_that_triggers_may_write(
+        self, tmp_path: Path, when: str, left: list[tuple[str, str]]
+    ) -> None:
+        ran = Ran(
+            tmp_path,
+            guarded("audit", grants="REFERENCES")
+            + f"""
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+            SET search_path = pg_catalog, pg_temp AS $$ BEGIN
+              IF {when} THEN
+                INSERT INTO public.audit VALUES (gen_random_uuid(), NEW.shop_id);
+              END IF;
+              RETURN NULL;
+            END $$;
+            REVOKE EXECUTE ON FUNCTION note() FROM PUBLIC; REVOKE ALL ON audit FROM clerk;
+            CREATE TRIGGER note AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note();
+            """,
+            contract(tables='"orders", "audit"'),
+        )
+        assert (ran.status, ran.found) == (EXIT_INFRASTRUCTURE if left else EXIT_HELD, [])
+        assert ran.unreached == left
+
 
 class TestRelations:
     """One that may be read and never was, with rows of others in it."""
