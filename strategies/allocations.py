@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from invariants.generation.derived import codes, column_value
+from invariants.generation.derived import column_value
+from invariants.generation.references import codes
 from invariants.generation.registry import Values, operation, rows
 from invariants.generation.world import Known, World
 from invariants.workload.operations import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from invariants.generation.derived import TIMES
 from invariants.generation.registry import Values, new_row, operation, rows
 from invariants.generation.world import World
+from invariants.schema.spellings import TIMES
 from invariants.workload.operations import Conflict, Insert, Operation, ident
 from strategies.payloads import VENDORS, payload
 

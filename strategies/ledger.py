@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from invariants.contract.sections import Ledger
-from invariants.generation.derived import TIMES
 from invariants.generation.registry import Values, new_row, operation, rows
 from invariants.generation.world import Known, World
+from invariants.schema.spellings import TIMES
 from invariants.workload.operations import Conflict, Insert, Operation
 from strategies.allocations import allocate
 

@@ -24,6 +24,7 @@ from invariants.checks.base import (
 )
 from invariants.checks.ownership import link_of, owner_in, printed
 from invariants.checks.sayings import way
+from invariants.checks.sequences import CHANNEL, chosen, counted
 from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
@@ -61,9 +62,8 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = (
-        *("routines", "settings", "becoming", "twins", "writes", "leaks", "views", "trespasses"),
-        "unplaced",
-        "parts",
+        *("routines", "settings", "becoming", "twins", "crossing", "shown", "writes", "leaks"),
+        *("views", "trespasses", "unplaced", "parts"),
     )
     of_tenants = True
     concurrent = True
@@ -274,6 +274,7 @@ class CrossTenant(Invariant):
         known = _literals(case.history.workload)
         others = {t.id for t in case.history.workload.tenants} - {tenant}
         accepted = "primary-key-collision" in case.contract.accepted
+        numbers = chosen(case.history.workload)
         for step in case.history.steps:
             if step.operation.actor.tenant in others:
                 continue
@@ -289,8 +290,8 @@ class CrossTenant(Invariant):
             if case.tenants_of(step) != {tenant} and case.contract.tenancy.members:
                 # Of a user who is in other tenants as well, or in this one no more.
                 continue
-            seen = _observations(case, step, known)
-            expected = _observations(case, world, known)
+            seen = _observations(case, step, known, numbers)
+            expected = _observations(case, world, known, numbers)
             if seen == expected:
                 continue
             position = next(
@@ -298,7 +299,7 @@ class CrossTenant(Invariant):
             )
             statement = step.operation.statements[min(position, len(step.operation.statements) - 1)]
             yield Violation(
-                signature=self._interfered(case, step, world, statement),
+                signature=self._interfered(case, step, world, statement, numbers),
                 operation=step.index,
                 summary=f"{step.operation.actor.role} {_acting_for(step.operation.actor)} gets "
                 f"another answer from {statement.relation} because of what other tenants did",
@@ -311,7 +312,14 @@ class CrossTenant(Invariant):
             )
             return
 
-    def _interfered(self, case: Case, step: Step, world: Step, statement: Statement) -> Signature:
+    def _interfered(
+        self,
+        case: Case,
+        step: Step,
+        world: Step,
+        statement: Statement,
+        numbers: frozenset[bytes],
+    ) -> Signature:
         said = step.notices or world.notices
         refused = (step.error or world.error) if step.error and world.error else None
         if refused and refused.function:
@@ -320,7 +328,11 @@ class CrossTenant(Invariant):
         if key := _foreign_key_named(case, step, statement):
             return self.signature(_REFERENCE, statement.relation, key)
         error = step.error or world.error
-        if error is None and said and said[0].function:
+        literals = _literals(case.history.workload)
+        plain = [_observations(case, s, literals, numbers, uncounted=True) for s in (step, world)]
+        if plain[0] == plain[1]:
+            guard = "numbered by a sequence"
+        elif error is None and said and said[0].function:
             guard = said[0].function
         elif error is None:
             guard = guards.spanning(statement, case.contract.tenancy.column, case.catalog)
@@ -336,18 +348,28 @@ class _Mask:
 
     known: frozenset[bytes]
     clock: frozenset[str]
+    # Columns that sequences number, where that is accepted, and what clients say in them.
+    counted: frozenset[str] = frozenset()
+    chosen: frozenset[bytes] = frozenset()
 
     def rows(self, answer: Answer) -> tuple[tuple[bytes | None, ...], ...]:
-        hidden = [c in self.clock for c in answer.columns]
+        masks = [
+            self._hidden if c in self.clock else self._count if c in self.counted else self._value
+            for c in answer.columns
+        ]
         return tuple(
             sorted(
-                (
-                    tuple(b"~" if h else self._value(v) for h, v in zip(hidden, row, strict=True))
-                    for row in answer.rows
-                ),
+                (tuple(m(v) for m, v in zip(masks, row, strict=True)) for row in answer.rows),
                 key=repr,
             )
         )
+
+    def _hidden(self, value: bytes | None) -> bytes | None:
+        del value
+        return b"~"
+
+    def _count(self, value: bytes | None) -> bytes | None:
+        return value if value is None or value in self.chosen else b"~"
 
     def _value(self, value: bytes | None) -> bytes | None:
         if value is None or value in self.known:
@@ -356,7 +378,20 @@ class _Mask:
         return _ID.sub(lambda m: m[0] if m[0] in self.known else b"~", value)
 
 
-def _observations(case: Case, step: Step, known: frozenset[bytes]) -> list[Observation]:
+def _observations(
+    case: Case,
+    step: Step,
+    known: frozenset[bytes],
+    numbers: frozenset[bytes],
+    *,
+    uncounted: bool | None = None,
+) -> list[Observation]:
+    """What an operation's client sees; `uncounted` without what sequences hand out.
+
+    Unless that is said, the contract decides.
+    """
+    if uncounted is None:
+        uncounted = CHANNEL in case.contract.accepted
     seen: list[Observation] = []
     by_chance = {r.called for r in case.catalog.routines if r.called and r.by_chance}
     for statement, answer in step.queries:
@@ -364,7 +399,9 @@ def _observations(case: Case, step: Step, known: frozenset[bytes]) -> list[Obser
             seen.append((answer.count, answer.columns, ()))
             continue
         clock = frozenset(c for t, c in case.contract.clock_columns if t == statement.relation)
-        seen.append((answer.count, answer.columns, _Mask(known, clock).rows(answer)))
+        columns = counted(case.catalog, statement.relation) if uncounted else frozenset()
+        mask = _Mask(known, clock, columns, numbers)
+        seen.append((answer.count, answer.columns, mask.rows(answer)))
     seen.append(("refused", *texts.of_error(step.error, known)) if step.error else ("accepted",))
     seen.append(("told", *texts.of_notices(step.notices, known)))
     return seen

@@ -15,6 +15,7 @@ from invariants.checks.base import (
     shown,
 )
 from invariants.checks.outcome import Disagreement, Prediction, disagreements
+from invariants.checks.values import as_text
 from invariants.contract.contract import ANYBODY
 from invariants.execution.history import Step
 from invariants.workload import sql
@@ -240,7 +241,12 @@ class Liveness(Invariant):
             columns = case.catalog.tables[table].primary_key
             places = [answer.columns.index(c) for c in columns]
             got = {tuple((row[p] or b"").decode() for p in places) for row in answer.rows}
-            missing = [k for k in keys if tuple(str(v) for v in k) not in got]
+            kinds = [case.catalog.tables[table].columns[c] for c in columns]
+            missing = [
+                k
+                for k in keys
+                if tuple(as_text(c, v) for c, v in zip(kinds, k, strict=True)) not in got
+            ]
             if missing:
                 key = dict(zip(columns, missing[0], strict=True))
                 yield Violation(

@@ -6,6 +6,7 @@ A label is what whoever made the workload believed; a file may have been cut dow
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from invariants.checks.ownership import printed
 from invariants.contract.contract import Contract
@@ -113,7 +114,7 @@ def renewed(
     def statement(s: Statement) -> Statement:
         if not isinstance(s, Insert):
             return s
-        return Insert(s.relation, s.columns, tuple(row(s, r) for r in s.rows), s.conflict)
+        return replace(s, rows=tuple(row(s, r) for r in s.rows))
 
     def row(s: Insert, values: Row) -> Row:
         return tuple(ids.get((s.relation, c, v), v) for c, v in zip(s.columns, values, strict=True))

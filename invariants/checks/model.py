@@ -13,10 +13,10 @@ from typing import Any
 
 from invariants.checks.outcome import Key, Prediction
 from invariants.checks.ruled import Open, Refused, Rows, need, require
-from invariants.checks.values import PLAIN, fits, matches, seen
+from invariants.checks.values import PLAIN, as_read, comparable, fits, matches
 from invariants.contract.contract import Contract
 from invariants.execution.history import State
-from invariants.schema.catalog import Catalog, Relation
+from invariants.schema.catalog import Catalog, Relation, UniqueIndex
 from invariants.workload.operations import (
     OPERATOR,
     Assignments,
@@ -92,7 +92,7 @@ class _Model(Rows):
                 self._insert(statement)
             case Copy(relation, columns, rows):
                 # COPY is open where rows are isolated by policies: PostgreSQL does not support it.
-                self._insert(Insert(relation, columns, rows))
+                self._insert(Insert(relation, columns, rows, overriding=True))
                 self.open_end = self.open_end or relation in self.contract.tenancy.owned
             case Merge():
                 self._merge(statement)
@@ -206,6 +206,7 @@ class _Model(Rows):
         if statement.columns and not set(relation.primary_key) <= set(statement.columns):
             return
         need(relation.primary_key)
+        need(all(comparable(relation.columns[c]) for c in relation.primary_key))
         self.selected[self.position] = (
             relation.name,
             frozenset(key for key, _ in self._seen_by_actor(relation, statement.where)),
@@ -244,10 +245,11 @@ class _Model(Rows):
         elif conflict is not None:
             need(not conflict.target and not conflict.where)
         need(len(set(statement.columns)) == len(statement.columns))
+        need(statement.overriding or not relation.overrides(statement.columns))
         for values in statement.rows:
             row = dict(zip(statement.columns, values, strict=True))
             self._new(relation, row)
-            key = tuple(row[c] for c in relation.primary_key)
+            key = self._key(relation, row)
             if conflict is not None and conflict.updates and key in self._rows(relation.name):
                 self._overwrite(relation, key, row, conflict)
             elif self._taken(relation, row, key):
@@ -264,10 +266,10 @@ class _Model(Rows):
             need(name in relation.columns)
         for column in relation.columns.values():
             if column.name in row:
-                self._typed(column, row[column.name])
+                self._typed(relation, column, row[column.name])
         if self._scoped(relation):
             need(self._says_whose(relation, row))
-            require(self._mine(relation, {c: seen(v) for c, v in row.items()}), "tenant")
+            require(self._mine(relation, self._as_read(relation, row)), "tenant")
         for column in relation.columns.values():
             if column.name in row:
                 self._allowed(relation, column, row[column.name])
@@ -292,7 +294,7 @@ class _Model(Rows):
 
     def _add(self, relation: Relation, key: Key, row: Mapping[str, Value]) -> None:
         self._referring(relation, row, tuple(row))
-        self._rows(relation.name)[key] = {c: seen(v) for c, v in row.items()}
+        self._rows(relation.name)[key] = self._as_read(relation, row)
         self.touched.add((relation.name, key))
 
     def _overwrite(
@@ -319,8 +321,9 @@ class _Model(Rows):
         row = dict(zip(statement.columns, statement.row, strict=True))
         for name, value in row.items():
             need(name in relation.columns)
-            self._typed(relation.columns[name], value)
-        key = tuple(row.get(c) for c in relation.primary_key)
+            self._typed(relation, relation.columns[name], value)
+        need(statement.overriding or not relation.overrides(statement.columns))
+        key = self._key(relation, row)
         matched = dict(self._seen_by_actor(relation, tuple(zip(statement.on, key, strict=True))))
         if key in matched:
             if statement.updates:
@@ -338,11 +341,19 @@ class _Model(Rows):
         the database has.
         """
         rows = self._rows(relation.name)
+        need(not rows or not relation.exclusions)
         return key in rows or any(
             self._same(relation, row, other) for k, other in rows.items() if k != key
         )
 
-    def _same(self, relation: Relation, row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def _same(
+        self,
+        relation: Relation,
+        row: Mapping[str, Any],
+        other: Mapping[str, Any],
+        changed: Collection[str] | None = None,
+    ) -> bool:
+        """Whether two rows have the same key; of those that the `changed` columns are part of."""
         if any(rule.table == relation.name for rule in self.contract.idempotency):
             tenant = self.contract.tenancy.column
             mine = self.contract.key_of(relation.name, row)
@@ -352,11 +363,42 @@ class _Model(Rows):
                 and mine == self.contract.key_of(relation.name, other)
             )
         for unique in () if relation.name in self.contract.rows else relation.uniques:
-            values = [row.get(c) for c in unique.columns]
-            if values and None not in values and values == [other.get(c) for c in unique.columns]:
-                need(unique.predicate is None and not unique.expressions)
+            part = {*unique.columns, *unique.within}
+            if changed is not None and not (unique.predicate or part & set(changed)):
+                continue
+            if self._equal_by(unique, relation, row, other):
                 return True
         return False
+
+    def _equal_by(
+        self,
+        unique: UniqueIndex,
+        relation: Relation,
+        row: Mapping[str, Any],
+        other: Mapping[str, Any],
+    ) -> bool:
+        """Whether two rows have the same key of a unique index, as far as that can be told."""
+        columns = [relation.columns[c] for c in unique.columns]
+        told = [c.name for c in columns if comparable(c)]
+        # What a row does not say is its default, if it has one.
+        open_ = [c.name for c in columns if c.has_default and c.name not in row]
+        if any(row.get(c) != other.get(c) for c in told if c not in open_):
+            return False
+        empty = any(row.get(c.name) is None for c in columns if c.name not in open_)
+        if empty and not unique.nulls_equal and not unique.expressions:
+            return False
+        plain = not unique.expressions and unique.predicate is None and unique.immediate
+        need(plain and len(told) == len(columns) and not open_ and not empty)
+        return bool(columns)
+
+    def _key(self, relation: Relation, row: Mapping[str, Value]) -> Key:
+        """The primary key as it is read back."""
+        columns = [relation.columns[c] for c in relation.primary_key]
+        need(all(comparable(c) for c in columns))
+        return tuple(as_read(c, row.get(c.name)) for c in columns)
+
+    def _as_read(self, relation: Relation, row: Mapping[str, Value]) -> Values:
+        return {c: as_read(relation.columns[c], v) for c, v in row.items()}
 
     def _update(self, statement: Update) -> None:
         relation = self._writable("update", statement.relation)
@@ -365,14 +407,15 @@ class _Model(Rows):
         for name, value in assign.items():
             need(name in relation.columns)
             need(name not in relation.primary_key or self.role == OPERATOR)
-            self._typed(relation.columns[name], value)
+            need(not relation.columns[name].generated)
+            self._typed(relation, relation.columns[name], value)
         for key, row in self._seen_by_actor(relation, statement.where):
             self._change(relation, key, row, assign)
 
     def _change(
         self, relation: Relation, key: Key, row: Values, assign: Mapping[str, Value]
     ) -> None:
-        changed = {**row, **{c: seen(v) for c, v in assign.items()}}
+        changed = {**row, **self._as_read(relation, assign)}
         if self._scoped(relation) and self._whose(relation) & assign.keys():
             require(self._mine(relation, changed), "tenant")
         for name, value in assign.items():
@@ -383,14 +426,16 @@ class _Model(Rows):
             need(self.role == OPERATOR and all(isinstance(v, str) for v in new_key))
             require(new_key not in self._rows(relation.name), "unique")
             self._unreferenced(relation, key)
+        need(not relation.exclusions)
         others = (o for k, o in self._rows(relation.name).items() if k != key)
         require(
             not any(
-                self._same(relation, changed, o) and not self._same(relation, row, o)
+                self._same(relation, changed, o, assign) and not self._same(relation, row, o)
                 for o in others
             ),
             "unique",
         )
+        self._named_as_before(relation, key, [c for c in assign if changed[c] != row.get(c)])
         self._referring(relation, changed, tuple(assign))
         self._posted(relation, key, row, changed)
         del self._rows(relation.name)[key]
@@ -409,13 +454,14 @@ class _Model(Rows):
 
         Those `going` are removed by the same statement.
         """
-        for table, column, referrer in self._referrers(relation, key):
+        for reference, table, referrer in self._referrers(relation, key):
             if referrer not in self._rows(table) or (table == relation.name and referrer in going):
                 continue
             require(not self.contract.appends_only(table), "reference")
-            foreign = self.catalog.tables[table].foreign_key_of(column)
+            foreign = reference.key
             need(foreign is not None)
             assert foreign is not None
+            need(not foreign.deferred or len(self.operation.statements) == 1)
             require(foreign.on_delete not in ("NO ACTION", "RESTRICT"), "reference")
             need(foreign.on_delete == "CASCADE")
             self._deciding(self.catalog.tables[table], "delete")

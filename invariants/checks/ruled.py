@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from invariants.checks.decided import NOTHING, decided
 from invariants.checks.outcome import Key
 from invariants.checks.ownership import Ownership, printed
-from invariants.checks.values import exact, fits, pii_keys
+from invariants.checks.references import Reference, references
+from invariants.checks.values import comparable, exact, fits, pii_keys
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import Ledger, Sum
 from invariants.execution.history import State
@@ -52,6 +53,7 @@ class Rows:
         self.ownership = Ownership(contract, catalog)
         self.known_as_it_is = self.ownership.meant(self.tenant) == self.tenant
         self.acting = self.ownership.tenants_of(operation.actor, (before,)) - {None}
+        self._references = references(contract, catalog)
         self.tables: dict[str, dict[Key, Values]] = {}
         self.touched: set[tuple[str, Key]] = set()
         self.selected: dict[int, tuple[str, frozenset[Key]]] = {}
@@ -123,35 +125,20 @@ class Rows:
     def _unreferenced(self, relation: Relation, key: Key) -> None:
         require(next(self._referrers(relation, key), None) is None, "reference")
 
-    def _referrers(self, relation: Relation, key: Key) -> Iterator[tuple[str, str, Key]]:
-        """Rows that name this one by its key, with the table and the column they do it in."""
-        for table in self.catalog.tables:
-            for column, target in self._references(self.catalog.tables[table]):
-                if target == relation.name:
+    def _named_as_before(self, relation: Relation, key: Key, changed: Collection[str]) -> None:
+        """What rows are named by, besides their key, is not said to change while they are."""
+        for reference, _, _ in self._referrers(relation, key):
+            need(not set(reference.target_columns) & set(changed) - {*relation.primary_key})
+
+    def _referrers(self, relation: Relation, key: Key) -> Iterator[tuple[Reference, str, Key]]:
+        """Rows that name this one, with the reference by which and the table in which they do."""
+        named = self._rows(relation.name)[key]
+        for table, known in self._references.items():
+            for reference in known:
+                if reference.target == relation.name:
                     for other, row in list(self._rows(table).items()):
-                        if (row.get(column),) == key:
-                            yield table, column, other
-
-    def _references(self, relation: Relation) -> Iterator[tuple[str, str]]:
-        """Columns that name a row of another table by its key: those of the contract, then others.
-
-        A foreign key that also has the tenant in it names a row by what is left of it.
-        """
-        tenancy = self.contract.tenancy
-        told = dict(self.contract.references(relation.name))
-        yield from told.items()
-        for foreign in relation.foreign_keys:
-            columns = set(foreign.columns) - {tenancy.column}
-            if columns & told.keys() or foreign.target == tenancy.root:
-                continue
-            named = tuple(
-                (c, t)
-                for c, t in zip(foreign.columns, foreign.target_columns, strict=True)
-                if c != tenancy.column
-            )
-            target_key = self.catalog.tables[foreign.target].primary_key
-            if len(named) == 1 and (named[0][1],) == target_key:
-                yield named[0][0], foreign.target
+                        if reference.names(row, named):
+                            yield reference, table, other
 
     def _referring(
         self, relation: Relation, row: Mapping[str, Any], given: tuple[str, ...]
@@ -162,19 +149,48 @@ class Rows:
             owner, key = printed(row.get(tenancy.column)), self._id_of(tenancy.root)
             there = (printed(r[key]) for r in self.before.rows(tenancy.root))
             require(owner in there, "reference")
-        for column, table in self._references(relation):
-            if column not in given or row.get(column) is None:
+        for reference in self._references[relation.name]:
+            if not set(reference.columns) & set(given):
                 continue
-            target = self._rows(table).get((row[column],))
-            require(target is not None, "reference")
-            assert target is not None
-            if table in tenancy.owned and self._scoped(relation):
-                same = self._owner(table, target) == self._owner(relation.name, row)
-                require(same, "reference")
+            # What is not said is its default, if it has one.
+            columns = [relation.columns[c] for c in reference.columns]
+            need(not any(c.has_default and c.name not in row for c in columns))
+            empty = [row.get(c.name) is None for c in columns]
+            if any(empty):
+                need(all(empty) or reference.key is None or not reference.key.full)
+                continue
+            target = self._referred(relation, reference, row)
             for taxonomy in self.contract.taxonomies:
-                if taxonomy.table == table and taxonomy.active:
+                if taxonomy.table == reference.target and taxonomy.active:
                     need(target.get(taxonomy.active, True))
         self._ledger(relation, row, given)
+
+    def _referred(
+        self, relation: Relation, reference: Reference, row: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The row that is named, of the same tenant where it is anybody's.
+
+        A row may name itself, or one that the same statement brings.
+        """
+        table = self.catalog.tables[reference.target]
+        if table.name == relation.name:
+            if reference.names(row, row):
+                return row
+            need(len(getattr(self.operation.statements[self.position], "rows", "1")) == 1)
+        need(all(comparable(table.columns[c]) for c in reference.target_columns))
+        rows, wanted = self._rows(table.name), tuple(row[c] for c in reference.columns)
+        if reference.target_columns == table.primary_key:
+            found = [rows[wanted]] if wanted in rows else []
+        else:
+            named = reference.target_columns
+            found = [r for r in rows.values() if tuple(r.get(c) for c in named) == wanted]
+        if reference.target in self.contract.tenancy.owned and self._scoped(relation):
+            owner = self._owner(relation.name, row)
+            found = [r for r in found if self._owner(table.name, r) == owner]
+        later = reference.key is not None and reference.key.deferred
+        need(found or not later or len(self.operation.statements) == 1)
+        require(found, "reference")
+        return found[0]
 
     def _id_of(self, table: str) -> str:
         return self.catalog.tables[table].id_column
@@ -238,22 +254,25 @@ class Rows:
                 same = row.get(rule.posts) == changed.get(rule.posts)
                 require(not corrected or (same and not rule.is_correction(changed)), "reference")
 
-    def _typed(self, column: Column, value: Value) -> None:
+    def _typed(self, relation: Relation, column: Column, value: Value) -> None:
         """The type takes the value, whatever else is said of it."""
-        need(not column.generated and not column.is_array)
+        need(column.choosable and not column.is_array)
         if value is not None:
             taken = fits(column, value)
             need(taken is not None)
             require(taken, "type")
+            # A domain refuses a value before there is a row.
+            promised = (relation.name, column.name) in self.contract.domains
+            need(promised or not column.constrained or self._tried(relation, column, value))
 
     def _allowed(self, relation: Relation, column: Column, value: Value) -> None:
         """The contract lets the column take a value of its type."""
         if value is None:
             require(not column.not_null, "not null")
             return
-        governed = self.contract.governs(relation.name, column.name)
-        need(governed or not any(column.name in c.columns for c in relation.checks))
         domain = self.contract.domains.get((relation.name, column.name))
+        governed = self.contract.governs(relation.name, column.name)
+        need(governed or self._let_in(relation, column, value))
         if domain is not None:
             if domain.one_of is not None:
                 require(value in domain.one_of, "domain")
@@ -266,6 +285,18 @@ class Rows:
         if pii is not None:
             assert isinstance(value, Json)
             require(not pii_keys(pii, value.document), "pii")
+
+    def _let_in(self, relation: Relation, column: Column, value: Value) -> bool:
+        """Whether no CHECK and no partition keeps a value out, as far as that was tried."""
+        bound = [c for c in relation.checks if column.name in c.columns]
+        alone = all(c.columns == (column.name,) for c in bound)
+        routed = column.name in relation.routed_by
+        alone = alone and (not routed or len(relation.routed_by) == 1)
+        return not (bound or routed) or (alone and self._tried(relation, column, value))
+
+    def _tried(self, relation: Relation, column: Column, value: Value) -> bool:
+        found = self.catalog.samples.of(relation.name, column.name)
+        return found is not None and value in found.known
 
     def _sums(self) -> None:
         """The transaction ends with every group of what it touched adding up."""

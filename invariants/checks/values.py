@@ -50,6 +50,37 @@ def exact(amount: Any) -> Decimal:
     return amount if isinstance(amount, Decimal) else Decimal(str(amount))
 
 
+def comparable(column: Column) -> bool:
+    """Whether values of the column are equal in Python where they are in SQL, once read back."""
+    if column.is_array or column.type == "jsonb":
+        return False
+    known = column.type in (*PLAIN, "date", "name") or column.type.startswith("timestamp")
+    return bool(known or column.enum) and not column.equates
+
+
+def as_read(column: Column, value: Value) -> Any:
+    """A value as it is read back, where its type spells it another way than it was sent."""
+    if isinstance(value, str) and column.type.startswith("timestamp") and not column.is_array:
+        try:
+            moment = _moment(value)
+        except ValueError:
+            return value
+        zoned = column.type == "timestamp with time zone"
+        told = moment.replace(tzinfo=None).isoformat()
+        told = told.rstrip("0") if "." in told else told
+        return f"{told}+00:00" if zoned else told
+    return seen(value)
+
+
+def as_text(column: Column, value: Any) -> str:
+    """A value of a row, as it was read, as a query returns it: `t` for true, say."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if column.type.startswith("timestamp"):
+        return str(value).replace("T", " ").replace("+00:00", "+00")
+    return str(value)
+
+
 def differ(column: Column, stored: Any, sent: Any) -> bool:
     """Whether a column certainly holds another value than the one it was given."""
     if stored == sent or column.type in PLAIN:

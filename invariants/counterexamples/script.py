@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from invariants.checks.base import Case, Condition, Violation
 from invariants.checks.ownership import printed
+from invariants.checks.sequences import CHANNEL, counted
 from invariants.contract import premises
 from invariants.counterexamples.wording import outcome
 from invariants.escaping import shown
@@ -222,6 +223,7 @@ class Script:
     def _stable(self, relation: str) -> Sequence[str]:
         """Columns whose values do not follow the clock or chance."""
         found = self.case.catalog.relations[relation]
+        accepted = CHANNEL in self.case.contract.accepted
         sent: set[str] = set()
         for operation in self.workload.operations:
             for s in operation.statements:
@@ -231,6 +233,7 @@ class Script:
             c.name
             for c in found.columns.values()
             if (relation, c.name) not in self.case.contract.clock_columns
+            and not (accepted and c.name in counted(self.case.catalog, relation))
             and (
                 c.name in sent
                 or not c.has_default
@@ -360,7 +363,7 @@ def tenants(case: Case, workload: Workload) -> Iterator[str]:
     """Make the tenants."""
     for tenant in workload.tenants:
         if (insert := tenant.made(case.contract.tenancy.root)) is not None:
-            yield f"{sql.spelled(insert)};"
+            yield f"{sql.spelled(case.catalog.chosen(insert))};"
 
 
 def restoring(case: Case) -> Iterator[str]:
@@ -382,8 +385,10 @@ def restoring(case: Case) -> Iterator[str]:
         ]
         for row in rows:
             target, data = sql.name(table), sql.quote(row.raw.decode())
+            columns = sql.names(case.catalog.tables[table].copied)
             yield (
-                f"INSERT INTO {target} SELECT * FROM json_populate_record(NULL::{target}, {data});"
+                f"INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} "
+                f"FROM json_populate_record(NULL::{target}, {data});"
             )
     yield "SET session_replication_role = DEFAULT;"
     for view in sorted({s.relation for s in statements if isinstance(s, Refresh)}):

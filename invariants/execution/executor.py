@@ -286,9 +286,7 @@ class Executor:
                 )
 
     def _reinsert(self, table: str, rows: Sequence[Record]) -> Query:
-        columns = sql.names(
-            tuple(c.name for c in self.catalog.tables[table].columns.values() if not c.generated)
-        )
+        columns = sql.names(self.catalog.tables[table].copied)
         data = "[" + ",".join(r.raw.decode() for r in rows) + "]"
         return (
             f"INSERT INTO {sql.name(table)} ({columns}) OVERRIDING SYSTEM VALUE "

@@ -74,7 +74,7 @@ class PlainExecutor:
         for tenant in workload.tenants:
             if (insert := tenant.made(self.contract.tenancy.root)) is not None:
                 with self._operator.transaction():
-                    _answered(self._operator, insert)
+                    _answered(self._operator, self.catalog.chosen(insert))
         return tuple(self._operation(o) for o in workload.operations)
 
     def reset(self) -> None:
@@ -83,10 +83,12 @@ class PlainExecutor:
             self._operator.execute("SET LOCAL session_replication_role = 'replica'")
             for table, rows in self._baseline.items():
                 relation = sql.name(table)
+                columns = sql.names(self.catalog.tables[table].copied)
                 self._operator.execute(f"DELETE FROM {relation}".encode())
                 for row in rows:
                     self._operator.execute(
-                        f"INSERT INTO {relation} SELECT * "
+                        f"INSERT INTO {relation} ({columns}) OVERRIDING SYSTEM VALUE "
+                        f"SELECT {columns} "
                         f"FROM json_populate_record(NULL::{relation}, $1)".encode(),
                         (row,),
                     )

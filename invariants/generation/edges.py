@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from invariants.contract.contract import Contract
-from invariants.generation.derived import listed_values
+from invariants.generation.columns import UNLISTED
 from invariants.generation.lawful import identified, inserting, lawful
 from invariants.generation.world import World
 from invariants.schema.catalog import Column, Relation
+from invariants.schema.spellings import listed
 from invariants.workload.operations import (
     Json,
     Operation,
@@ -47,7 +50,7 @@ def edges(world: World, table: str, column: Column) -> list[Operation]:
     *before, row = lawful(world, table, tenant)
     without = {c: v for c, v in row.values.items() if c != column.name}
     made += (r.inserted() for r in before)
-    made.append(inserting(row.actor, table, without))
+    made.append(inserting(world, row.actor, table, without))
     return made
 
 
@@ -65,8 +68,8 @@ def _edge_values(contract: Contract, relation: Relation, column: Column) -> list
     values: list[Value] = [None]
     if domain is not None and domain.one_of:
         # What the schema lists is tried as well, whether or not it was promised.
-        listed = [str(v) for v in listed_values(relation, column) or ()]
-        return [*values, *dict.fromkeys((*domain.one_of, "no such value", *listed))]
+        also = _listed(relation, column)
+        return [*values, *dict.fromkeys((*domain.one_of, UNLISTED, *also))]
     if column.type in _RANGES:
         size = _RANGES[column.type]
         low = -size if domain is None or domain.min is None else int(domain.min)
@@ -94,6 +97,14 @@ def _edge_values(contract: Contract, relation: Relation, column: Column) -> list
     elif column.type == "uuid":
         values.append(ident("nobody's", 1))
     return values
+
+
+def _listed(relation: Relation, column: Column) -> Sequence[str]:
+    """The values that a CHECK of the column lists, as the database at hand has it."""
+    for check in relation.checks:
+        if check.columns == (column.name,) and (found := listed([check.definition])):
+            return found
+    return ()
 
 
 def _named(contract: Contract, table: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from invariants.generation.derived import column_value
+from invariants.generation.references import required
 from invariants.generation.registry import engine_operation, new_row
 from invariants.generation.world import Known, World
 from invariants.workload.operations import (
@@ -20,15 +21,31 @@ from invariants.workload.operations import (
     Update,
 )
 
+# In how many of a hundred cases a row comes before what it refers to.
+_TOO_SOON_PERCENT = 10
+
 
 @engine_operation("record", weight=4)
 def record(world: World) -> Operation:
     """A new row in any tenant-scoped table, by a role that may insert it."""
-    table = world.pick(world.contract.tenancy.owned)
     tenant = world.tenant()
+    table = _first(world, world.pick(world.contract.tenancy.owned), tenant)
     row = new_row(world, table, tenant)
     role = world.writer("insert", table)
-    return world.operation(role, tenant, Insert(table, tuple(row), (tuple(row.values()),)))
+    insert = Insert(table, tuple(row), (tuple(row.values()),))
+    return world.operation(role, tenant, world.catalog.chosen(insert))
+
+
+def _first(world: World, table: str, tenant: str) -> str:
+    """The table, or one whose rows it needs while the tenant has none."""
+    waiting = [table]
+    while True:
+        keys = required(world, world.catalog.tables[waiting[-1]])
+        parents = (k.target for k in keys if k.target in world.contract.tenancy.owned)
+        lacking = [p for p in parents if p not in waiting and world.recent(p, tenant) is None]
+        if not lacking or world.chance(_TOO_SOON_PERCENT):
+            return waiting[-1]
+        waiting.append(lacking[0])
 
 
 @engine_operation("tamper", weight=8)
@@ -43,6 +60,8 @@ def tamper(world: World) -> Operation:
         else world.recent(table, tenant)
     )
     known = known or world.recent(table)
+    if known is not None and not known.named:
+        known = None
     role = world.writer("update", table) if world.chance(60) else world.any_role()
     return world.operation(role, setting, _write(world, table, tenant, known))
 
@@ -73,18 +92,16 @@ def _write(world: World, table: str, tenant: str, known: Known | None) -> Statem
         row.update(zip(relation.primary_key, known.key, strict=True))
     settable = tuple(c for c in row if c not in relation.primary_key)
     updates = (world.pick(settable),) if settable else ()
-    if shape < 7:
-        return Insert(
-            table,
-            tuple(row),
-            (tuple(row.values()),),
-            Conflict(target=relation.primary_key, updates=updates),
-        )
-    if shape < 9 and world.catalog.server_version >= 150000:
-        return Merge(table, tuple(row), tuple(row.values()), relation.primary_key, updates)
+    key, chosen = relation.primary_key, relation.overrides(row)
+    columns, values = tuple(row), tuple(row.values())
+    if shape < 7 and key:
+        conflict = Conflict(target=key, updates=updates)
+        return Insert(table, columns, (values,), conflict, chosen)
+    if shape < 9 and key and world.catalog.server_version >= 150000:
+        return Merge(table, columns, values, key, updates, chosen)
     if world.chance(50):
-        return Copy(table, tuple(row), (tuple(row.values()),))
-    return Insert(table, tuple(row), (tuple(row.values()),))
+        return Copy(table, columns, (values,))
+    return Insert(table, columns, (values,), overriding=chosen)
 
 
 @engine_operation("truncate", weight=1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from invariants.generation.columns import nth, taken
 from invariants.generation.derived import column_value
+from invariants.generation.references import required, taxonomy_of
 from invariants.generation.registry import Values, new_row
 from invariants.generation.world import World
-from invariants.schema.catalog import Catalog
+from invariants.schema.catalog import Catalog, Relation
+from invariants.schema.spellings import ANY_TEXT
 from invariants.workload.operations import (
     OPERATOR,
     Actor,
@@ -27,6 +30,7 @@ class LawfulRow:
     table: str
     actor: Actor
     values: Values
+    overriding: bool = False
 
     def having(self, /, **changed: Value) -> LawfulRow:
         """The same row with some columns changed."""
@@ -39,20 +43,27 @@ class LawfulRow:
 
     def inserted(self, /, **changed: Value) -> Operation:
         """The operation that writes it, with some columns changed."""
-        return inserting(self.actor, self.table, self.having(**changed).values)
+        return Operation(self.actor, (self.having(**changed).statement(),))
+
+    def statement(self) -> Insert:
+        """The statement that writes it."""
+        row = (tuple(self.values.values()),)
+        return Insert(self.table, tuple(self.values), row, overriding=self.overriding)
 
 
-def inserting(actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
+def inserting(world: World, actor: Actor, table: str, values: Mapping[str, Value]) -> Operation:
     """The operation that writes one row."""
-    return Operation(actor, (Insert(table, tuple(values), (tuple(values.values()),)),))
+    statement = Insert(table, tuple(values), (tuple(values.values()),))
+    return Operation(actor, (world.catalog.chosen(statement),))
 
 
 def identified(catalog: Catalog, table: str) -> bool:
-    """Whether a client chooses the table's primary key, and it is one id."""
+    """Whether a client chooses the table's primary key, and one id is all that is its own in it."""
     if table not in catalog.tables:
         return False
     relation = catalog.tables[table]
-    return [relation.columns[c].type for c in relation.primary_key] == ["uuid"]
+    own = [c for c in relation.primary_key if relation.foreign_key_of(c) is None]
+    return len(own) == 1 and relation.columns[own[0]].choosable
 
 
 def key_of(world: World, row: LawfulRow) -> Assignments:
@@ -73,18 +84,7 @@ def lawful(
     relation = world.catalog.tables[table]
     before: list[LawfulRow] = []
     if table not in contract.tenancy.owned:
-        if table == contract.tenancy.root:
-            values = new_row(world, table, ident(table, 1000 + number))
-            return [LawfulRow(table, Actor(OPERATOR), values)]
-        values = {
-            c.name: column_value(world, table, c.name, "", hostile=0)
-            for c in relation.columns.values()
-            if not c.has_default
-        }
-        for taxonomy in contract.taxonomies:
-            if taxonomy.table == table:
-                values[taxonomy.code] = f"sweep_{number}"
-        return [LawfulRow(table, Actor(OPERATOR), values)]
+        return _of_nobody(world, table, number, below)
     for parent in _parents(world, table):
         if parent not in below:
             before += lawful(world, parent, tenant, total, (*below, table))
@@ -96,21 +96,59 @@ def lawful(
             continue
         for column in rule.keys[0]:
             if column in values and relation.foreign_key_of(column) is None:
-                kind = relation.columns[column].type
-                values[column] = (
-                    ident("sweep", number) if kind == "uuid" else f"{values[column]}-{number}"
-                )
+                values[column] = _numbered(world, relation, column, values[column], number)
     for sums in contract.sums:
         if sums.total_table == table:
             values[sums.total_column] = total
         if sums.table == table:
             values[sums.amount] = total
-    return [*before, LawfulRow(table, world.actor(world.writer("insert", table), tenant), values)]
+    actor = world.actor(world.writer("insert", table), tenant)
+    return [*before, LawfulRow(table, actor, values, relation.overrides(values))]
+
+
+def _numbered(world: World, relation: Relation, name: str, value: Value, number: int) -> Value:
+    """A value that is of this number alone."""
+    column = relation.columns[name]
+    if column.type == "uuid":
+        return ident("sweep", number)
+    if isinstance(value, str) and taken(world.catalog, relation, column).series in ("", ANY_TEXT):
+        return f"{value}-{number}"
+    return nth(world, relation.name, name, number)
+
+
+def _of_nobody(world: World, table: str, number: int, below: tuple[str, ...]) -> list[LawfulRow]:
+    """A row of a table that belongs to no tenant: of the tenants' own, of codes, of all tenants."""
+    contract, relation = world.contract, world.catalog.tables[table]
+    before: list[LawfulRow] = []
+    for rule in contract.taxonomies:
+        if rule.table == table:
+            values: Values = {
+                c.name: column_value(world, table, c.name, "", hostile=0)
+                for c in relation.columns.values()
+                if not c.has_default
+            }
+            values[rule.code] = f"sweep_{number}"
+            return [LawfulRow(table, Actor(OPERATOR), values, relation.overrides(values))]
+    for parent in _parents(world, table):
+        if parent not in below and not world.is_owned(parent):
+            before += lawful(world, parent, "", 0, (*below, table))
+    if table == contract.tenancy.root:
+        another = nth(world, table, world.id_column(table), 1000 + number)
+        values = new_row(world, table, str(another))
+    else:
+        values = new_row(world, table, "")
+    return [*before, LawfulRow(table, Actor(OPERATOR), values, relation.overrides(values))]
 
 
 def _parents(world: World, table: str) -> list[str]:
-    """The tenant-scoped tables that a row of this one names a row of."""
-    relation = world.catalog.tables[table]
+    """The tables that a row of this one names a row of, and that are not filled already."""
+    relation, root = world.catalog.tables[table], world.contract.tenancy.root
     named = [t for c, t in world.contract.references(table) if not relation.columns[c].has_default]
-    named += [k.target for k in relation.foreign_keys if relation.columns[k.columns[-1]].not_null]
-    return [t for t in dict.fromkeys(named) if t in world.contract.tenancy.owned and t != table]
+    named += [k.target for k in required(world, relation)]
+    there = world.catalog.samples.there
+    return [
+        t
+        for t in dict.fromkeys(named)
+        if t not in (table, root) and (t in world.contract.tenancy.owned or t not in there)
+        if taxonomy_of(world, t) is None
+    ]

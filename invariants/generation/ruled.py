@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Idempotency, Ledger, Sum, Taxonomy
-from invariants.generation.derived import codes
 from invariants.generation.lawful import LawfulRow, identified, lawful
+from invariants.generation.references import codes
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import Actor, Delete, Insert, Operation, Value, ident
@@ -77,7 +77,8 @@ def _other_value(world: World, table: str, column: str, value: Value, number: in
 def in_one(rows: Sequence[LawfulRow]) -> Insert:
     """The statement that writes all the rows."""
     columns = tuple(dict.fromkeys(c for r in rows for c in r.values))
-    return Insert(rows[0].table, columns, tuple(tuple(r.values[c] for c in columns) for r in rows))
+    values = tuple(tuple(r.values[c] for c in columns) for r in rows)
+    return Insert(rows[0].table, columns, values, overriding=rows[0].overriding)
 
 
 def changer(world: World, verb: str, row: LawfulRow) -> Actor:

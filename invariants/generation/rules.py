@@ -134,7 +134,7 @@ def _moves(world: World, rule: Sum) -> list[Operation]:
         if column == rule.total_key:
             *elsewhere, total = lawful(world, rule.total_table, tenant, TOTAL)
             made += [*(r.inserted() for r in elsewhere), total.inserted()]
-            value = key_of(world, total)[0][1]
+            value = total.values[world.id_column(rule.total_table)]
         else:
             value = f"{rows[0].values[column]}-other"
         moves = tuple(Update(rule.table, ((column, value),), key_of(world, r)) for r in rows)
@@ -275,7 +275,7 @@ def _keyless(world: World, rule: Idempotency) -> list[Operation]:
     relation = world.catalog.tables[rule.table]
     named = {c for k in rule.keys for c in k if not relation.columns[c].not_null}
     values = {c: v for c, v in row.values.items() if c not in named}
-    return [*(r.inserted() for r in before), inserting(row.actor, rule.table, values)]
+    return [*(r.inserted() for r in before), inserting(world, row.actor, rule.table, values)]
 
 
 def taxonomies(contract: Contract, catalog: Catalog) -> Stories:

@@ -19,9 +19,9 @@ from invariants.checks.base import Invariant
 from invariants.contract import premises
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import VERBS
-from invariants.generation import rules
+from invariants.generation import crossings, rules
 from invariants.generation.alike import alike
-from invariants.generation.derived import valid_choices
+from invariants.generation.columns import new_value, valid_choices
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
 from invariants.generation.inquiries import inquiries
@@ -178,7 +178,7 @@ def _unpromised_inserts(world: World, table: str) -> list[Operation]:
     return [
         *(r.inserted() for r in before),
         *(
-            inserting(world.actor(role, tenant), table, needed)
+            inserting(world, world.actor(role, tenant), table, needed)
             for role in (*contract.roles, ANYBODY)
             if not contract.may(role, "insert", table)
         ),
@@ -222,7 +222,7 @@ def _attacks(world: World, table: str, role: str) -> list[Operation]:
         names, values = tuple(changed), tuple(changed.values())
         if column.name != world.contract.tenancy.column:
             conflict = Conflict(key, updates=(column.name,))
-            statements.append(Insert(table, names, (values,), conflict))
+            statements.append(Insert(table, names, (values,), conflict, row.overriding))
             if world.catalog.server_version >= 150000:
                 statements.append(Merge(table, names, values, key, (column.name,)))
     statements += [Delete(table, where), Delete(table), Truncate(table, cascade=True)]
@@ -252,7 +252,7 @@ def _attacks_on_root(world: World, table: str) -> list[Operation]:
 
 def _another(world: World, table: str, column: Column, now: Value) -> Value:
     """A value that the column takes and does not have."""
-    values = valid_choices(world.catalog.tables[table], column, world.contract)
+    values = valid_choices(world, world.catalog.tables[table], column)
     others = [v for v in values if v != now]
     if column.name == world.contract.tenancy.column:
         return world.cast.value(world.other(world.tenants[0]))
@@ -311,7 +311,7 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
         if "insert" in verbs:
             *parents, another = lawful(world, table, owner, 100)
             made += [*(r.inserted() for r in parents)]
-            made.append(inserting(stranger, table, another.values))
+            made.append(inserting(world, stranger, table, another.values))
         if "update" in verbs:
             # Whatever a row takes: the plainest values may be those it has.
             for column in relation.columns.values():
@@ -347,7 +347,9 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
         made.extend(r.inserted() for r in before)
         by_itself = contract.may(role, "insert", table)
         made.append(
-            inserting(world.actor(role, tenant) if by_itself else row.actor, table, row.values)
+            inserting(
+                world, world.actor(role, tenant) if by_itself else row.actor, table, row.values
+            )
         )
         return key_of(world, row)
 
@@ -358,11 +360,19 @@ def _own(world: World, table: str, role: str) -> list[Operation]:
         # Alike in all but the key, and written at the same moment.
         *before, row = lawful(world, table, tenant)
         made.extend(r.inserted() for r in before)
+        key = world.id_column(table)
+        telling = [c for c in world.catalog.samples.distinct.get(table, ()) if c in row.values]
         twins = [
-            {**row.values, key: world.new_id(table)} for key in relation.primary_key for _ in "ab"
+            {
+                **row.values,
+                **{c: new_value(world, table, c) for c in telling},
+                key: world.new_id(table),
+            }
+            for _ in "ab"
         ]
         rows = tuple(tuple(t.values()) for t in twins)
-        made.append(Operation(actor, (Insert(table, tuple(row.values), rows),)))
+        alike = Insert(table, tuple(twins[0]), rows, overriding=row.overriding)
+        made.append(Operation(actor, (alike,)))
     if contract.may(role, "select", table):
         made += [Operation(actor, (Select(table),)), Operation(actor, (Select(table, where),))]
     for column in relation.columns.values() if contract.may(role, "update", table) else ():
@@ -457,6 +467,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "parts": parts,
     "privileges": _privileges,
     "columns": _columns,
+    "crossing": crossings.crossing,
     "documents": _documents,
     "layers": _layers,
     "erasures": rules.erasures,
@@ -479,6 +490,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "becoming": becoming,
     "unlocking as another": unlocking_as,
     "shadows": shadows,
+    "shown": crossings.shown,
     "views": through_views,
     "writers": writers,
     "writes": _writes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from invariants.generation.derived import codes, column_value
+from invariants.generation.derived import column_value
+from invariants.generation.references import codes
 from invariants.generation.registry import engine_operation
 from invariants.generation.world import World
 from invariants.workload.operations import Delete, Insert, Operation, Statement, Update

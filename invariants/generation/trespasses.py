@@ -74,12 +74,12 @@ def _referring(world: World, table: str, role: str, columns: tuple[str, ...]) ->
         named[column] = row.values.get(of)
     *before, row = lawful(world, table, other, TOTAL)
     made += [r.inserted() for r in before]
-    made.append(inserting(actor, table, {**row.values, **named}))
-    made.append(inserting(actor, table, row.values))
+    made.append(inserting(world, actor, table, {**row.values, **named}))
+    made.append(inserting(world, actor, table, row.values))
     if world.contract.may(role, "update", table):
         made.append(Operation(actor, (Update(table, tuple(named.items()), key_of(world, row)),)))
     nobody = {c: ident("nobody's", 1) for c in columns}
-    made.append(inserting(actor, table, {**row.renewed(world).values, **nobody}))
+    made.append(inserting(world, actor, table, {**row.renewed(world).values, **nobody}))
     return made
 
 
@@ -97,7 +97,7 @@ def _collided(world: World, table: str, role: str) -> list[Operation]:
     made += [r.inserted() for r in before]
     key = world.catalog.tables[table].primary_key
     taken = {c: theirs.values[c] for c in key if c in theirs.values}
-    return [*made, inserting(world.actor(role, other), table, {**mine.values, **taken})]
+    return [*made, inserting(world, world.actor(role, other), table, {**mine.values, **taken})]
 
 
 def _aimed(world: World, table: str, role: str) -> list[Operation]:
@@ -140,7 +140,7 @@ def _twins(world: World, table: str, role: str) -> list[Operation]:
     alike = {c: v for c, v in theirs.values.items() if c not in apart}
     twin = mine.having(**alike)
     if contract.may(role, "insert", table):
-        made.append(inserting(world.actor(role, other), table, twin.values))
+        made.append(inserting(world, world.actor(role, other), table, twin.values))
     else:
         made.append(twin.inserted())
     actor = world.actor(role, other)

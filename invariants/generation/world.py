@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from invariants.contract.contract import Contract
 from invariants.generation.cast import Cast, cast_of
 from invariants.generation.registry import Strategies
-from invariants.schema.catalog import Catalog
+from invariants.schema.catalog import Catalog, Relation
 from invariants.workload.operations import (
     OPERATOR,
     Actor,
@@ -24,7 +24,6 @@ from invariants.workload.operations import (
     Operation,
     Statement,
     Value,
-    ident,
 )
 
 T = TypeVar("T")
@@ -48,6 +47,11 @@ class Known:
     def id(self) -> Value:
         """The first column of the primary key."""
         return self.key[0]
+
+    @property
+    def named(self) -> bool:
+        """Whether its key is known, or the server has made it."""
+        return bool(self.key) and None not in self.key
 
 
 @dataclass(slots=True)
@@ -122,12 +126,18 @@ class World:
         )
 
     def id_column(self, table: str) -> str:
-        """The column with the id."""
-        return self.catalog.tables[table].id_column
+        """The column with the id: that part of the primary key which is not the tenant's."""
+        relation = self.catalog.tables[table]
+        whose = self.contract.tenancy.column
+        own = [c for c in relation.primary_key if c != whose]
+        free = [c for c in own if relation.foreign_key_of(c) is None]
+        return next(iter((*free, *own, relation.id_column)))
 
-    def new_id(self, table: str) -> str:
+    def new_id(self, table: str) -> Value:
         """An id that no row of the table has yet."""
-        return ident(table, self.next(table))
+        from invariants.generation.columns import nth
+
+        return nth(self, table, self.id_column(table), self.next(table))
 
     def tenant(self) -> str:
         """One of the tenants; always the same while there is a `sole` one."""
@@ -172,22 +182,58 @@ class World:
 
     def remember(self, table: str, tenant: str, values: dict[str, Value]) -> None:
         """Keep a row that is about to be sent, for later references."""
-        key = tuple(values.get(c) for c in self.catalog.tables[table].primary_key)
-        self.known.setdefault(table, []).append(Known(tenant, key, values))
+        self.rows_of(table).append(self._known(table, tenant, values))
 
-    def recent(self, table: str, tenant: str | None = None) -> Known | None:
+    def _known(self, table: str, tenant: str, values: dict[str, Value]) -> Known:
+        key = tuple(values.get(c) for c in self.catalog.tables[table].primary_key)
+        return Known(tenant, key, values)
+
+    def rows_of(self, table: str) -> list[Known]:
+        """All rows of a table that are known; of nobody's tables those that are there anyway."""
+        rows = self.known.get(table)
+        if rows is None:
+            rows = self.known[table] = []
+            if not self.is_owned(table):
+                there = self.catalog.samples.there.get(table, ())
+                rows += [self._known(table, "", dict(row)) for row in there]
+        return rows
+
+    def is_owned(self, table: str) -> bool:
+        """Whether rows of the table belong to tenants, or are tenants."""
+        return table in self.contract.tenancy.owned or table == self.contract.tenancy.root
+
+    def names_another(self, relation: Relation, column: str) -> bool:
+        """Whether a column says whose a row is, or names another row."""
+        return column == self.contract.tenancy.column or (
+            relation.foreign_key_of(column) is not None
+        )
+
+    def recent(
+        self, table: str, tenant: str | None = None, fits: Callable[[Known], bool] | None = None
+    ) -> Known | None:
         """A row of the table sent before, of this tenant or of anyone; recent ones more often."""
-        rows = [k for k in self.known.get(table, ()) if tenant is None or k.tenant == tenant]
+        rows = [
+            k
+            for k in self.rows_of(table)
+            if (tenant is None or k.tenant == tenant) and (fits is None or fits(k))
+        ]
         if not rows:
             return None
         back = min(self.below(len(rows)), self.below(len(rows)))
         return rows[-1 - back]
 
-    def reference(self, table: str, tenant: str, hostile: int = 10) -> Known | None:
+    def reference(
+        self,
+        table: str,
+        tenant: str,
+        hostile: int = 10,
+        fits: Callable[[Known], bool] | None = None,
+    ) -> Known | None:
         """A row to refer to: mostly one's own, in `hostile` percent another tenant's."""
         if len(self.tenants) > 1 and self.chance(hostile):
-            return self.recent(table, self.other(tenant)) or self.recent(table, tenant)
-        return self.recent(table, tenant)
+            other = self.recent(table, self.other(tenant), fits)
+            return other or self.recent(table, tenant, fits)
+        return self.recent(table, tenant, fits)
 
     def operation(self, role: str, tenant: str | None, *statements: Statement) -> Operation:
         """An operation of this actor."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -22,7 +22,7 @@ from invariants.mutants.base import OPERATORS, Mutant
 from invariants.mutants.hunt import Hunt, Outcome
 from invariants.mutants.pool import hunt_all
 from invariants.options import MUTANT_BUDGET
-from invariants.schema.catalog import read_catalog
+from invariants.schema.catalog import Catalog, read_catalog
 from invariants.servers.base import ServerInfo, connect
 from invariants.servers.environment import Environment
 from invariants.servers.logins import members_of_nothing
@@ -136,8 +136,12 @@ def score(
     now = contract.at(environment.lineage.applied, environment.lineage.known)
     # Of the schema as it is: what a mutant opens is no relation that nobody placed.
     now = _on_scratch(environment, lambda connection: settled_by(connection, now))
+
+    def read(connection: psycopg.Connection[Any]) -> Catalog:
+        return replace(read_catalog(connection), samples=environment.samples)
+
     # Here, once: in the hunts it would be said of each mutant.
-    _on_scratch(environment, lambda connection: generation.check(now, read_catalog(connection)))
+    _on_scratch(environment, lambda connection: generation.check(now, read(connection)))
     every = mutants_of(environment, now)
     mutants = selected(every, options.operators)
     claims = equivalents.load(options.equivalents)

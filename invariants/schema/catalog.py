@@ -6,8 +6,9 @@ strategies derive rows from it, checks name the guard concerned with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from psycopg.rows import dict_row
 
 from invariants.schema.definitions import Definitions, read_definitions
 from invariants.schema.routines import Routine, Sought, read_routines, read_sought
+from invariants.schema.samples import Samples
 from invariants.schema.standing import Standing, read_standing
-from invariants.workload.operations import CommentTarget
+from invariants.workload.operations import CommentTarget, Insert
 
 RelationKind = Literal["table", "partition", "view", "matview"]
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
@@ -49,6 +51,8 @@ class Column:
     """One column. `type` is the base type's SQL name; `length` in characters, -1 is unlimited.
 
     `scale` is the number of digits after the point, of a number or of a second; -1 is any number.
+    `identity` is how it is numbered: `always` or `by default`. It is `constrained` by the
+    CHECK of a domain; one that `equates` has a collation by which different texts are equal.
     """
 
     name: str
@@ -61,11 +65,28 @@ class Column:
     enum: tuple[str, ...] = ()
     is_array: bool = False
     scale: int = -1
+    identity: Literal["", "always", "by default"] = ""
+    constrained: bool = False
+    equates: bool = False
+
+    @property
+    def choosable(self) -> bool:
+        """Whether a client can say what is in it: of generated ones those that are numbered."""
+        return not self.generated or self.identity == "always"
+
+    @property
+    def counted(self) -> bool:
+        """Whether a sequence fills it where the client says nothing."""
+        return bool(self.identity) or "nextval(" in (self.default or "")
 
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """`table.columns` refers to `target.target_columns`; `on_delete` is SQL's word for it."""
+    """`table.columns` refers to `target.target_columns`; `on_delete` is SQL's word for it.
+
+    With `full` either all columns are there or none is (MATCH FULL); `deferred` it is looked at
+    when the transaction ends.
+    """
 
     name: str
     table: str
@@ -74,13 +95,17 @@ class ForeignKey:
     target_columns: tuple[str, ...]
     on_delete: str
     on_update: str
+    full: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True)
 class UniqueIndex:
     """A unique index, with its predicate when it is partial.
 
-    `expressions` are what it is of besides columns, as PostgreSQL prints them.
+    `expressions` are what it is of besides columns, as PostgreSQL prints them, and `within` the
+    columns that these name. Empty values may be equal in it (`nulls_equal`), and unless it is
+    `immediate` it is looked at when the transaction ends.
     """
 
     name: str
@@ -88,6 +113,9 @@ class UniqueIndex:
     predicate: str | None
     primary: bool
     expressions: str = ""
+    nulls_equal: bool = False
+    within: frozenset[str] = frozenset()
+    immediate: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,6 +162,8 @@ class Relation:
     policy_verbs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # The table that a partition is part of, the topmost one.
     part_of: str | None = None
+    # The columns that decide which partition takes a row.
+    routed_by: frozenset[str] = frozenset()
     exclusions: tuple[Check, ...] = ()
     row_security: bool = False
     row_security_forced: bool = False
@@ -149,6 +179,15 @@ class Relation:
         """
         never_empty = (name for name, column in self.columns.items() if column.not_null)
         return next(iter((*self.primary_key, *never_empty, *self.columns)))
+
+    def overrides(self, columns: Collection[str]) -> bool:
+        """Whether who gives these columns chooses what the server would number always."""
+        return any(c in self.columns and self.columns[c].identity == "always" for c in columns)
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """The columns that a copy of its rows gives; the others follow from them."""
+        return tuple(c.name for c in self.columns.values() if c.choosable)
 
     def foreign_key_of(self, column: str) -> ForeignKey | None:
         """The foreign key this column takes part in, if any; single-column keys first."""
@@ -169,6 +208,8 @@ class Catalog:
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
     server_version: int = 0
+    # What the columns take (`candidates.find`); nothing where nobody has asked.
+    samples: Samples = field(default_factory=Samples)
 
     @cached_property
     def tables(self) -> Mapping[str, Relation]:
@@ -212,6 +253,13 @@ class Catalog:
             dict.fromkeys(c for k in keys for c in k if relation and c in relation.columns)
         )
 
+    def chosen(self, insert: Insert) -> Insert:
+        """The INSERT that brings just these rows, whatever the server would number always."""
+        table = self.tables.get(insert.relation)
+        if table is None or not table.overrides(insert.columns):
+            return insert
+        return replace(insert, overriding=True)
+
     def path(self, source: str, target: str) -> tuple[ForeignKey, ...]:
         """Foreign keys by which a deletion in `source` reaches `target`; empty when none does."""
         queue: list[tuple[str, tuple[ForeignKey, ...]]] = [(source, ())]
@@ -229,9 +277,17 @@ class Catalog:
 
 _RELATIONS = """
 SELECT c.oid,
-       CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name,
+       CASE WHEN n.nspname = 'public' THEN '' WHEN n.nspname ~ '[."]' THEN quote_ident(n.nspname)
+            || '.' ELSE n.nspname || '.' END
+       || CASE WHEN c.relname ~ '[."]' THEN quote_ident(c.relname) ELSE c.relname END AS name,
        c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity AS rls,
        c.relforcerowsecurity AS forced,
+       ARRAY(SELECT DISTINCT a.attname::text FROM pg_partition_tree(c.oid) t
+             JOIN pg_partitioned_table p ON p.partrelid = t.relid
+             JOIN pg_attribute a ON a.attrelid = c.oid
+              AND (a.attnum = ANY(p.partattrs::int2[]) OR 0 = ANY(p.partattrs::int2[]))
+             WHERE a.attnum > 0 AND NOT a.attisdropped)
+         AS routed_by,
        CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid END AS root
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm')
@@ -242,22 +298,40 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm')
 ORDER BY 2
 """
 
+# What a domain stands for in the end: its base type, with what the domains on the way add to it.
 _COLUMNS = """
-SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull AS not_null, a.atthasdef AS has_default,
-       pg_get_expr(d.adbin, d.adrelid) AS default_expr,
+WITH RECURSIVE domains AS (
+    SELECT oid AS domain, oid, -1 AS typmod, false AS not_null, false AS checked,
+           false AS has_default FROM pg_type
+    UNION ALL
+    SELECT d.domain, t.typbasetype, CASE WHEN d.typmod < 0 THEN t.typtypmod ELSE d.typmod END,
+           d.not_null OR t.typnotnull,
+           d.checked OR EXISTS (SELECT FROM pg_constraint k
+                                WHERE k.contypid = t.oid AND k.contype = 'c'),
+           d.has_default OR t.typdefault IS NOT NULL
+    FROM domains d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype = 'd'
+)
+SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull OR b.not_null AS not_null,
+       a.atthasdef OR b.has_default AS has_default, pg_get_expr(d.adbin, d.adrelid) AS default_expr,
        a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
-       a.attidentity <> '' AS identity,
-       format_type(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END, NULL) AS type,
-       CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4
+       CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END
+         AS identity,
+       format_type(t.oid, NULL) AS type,
+       b.checked AS constrained, coalesce(NOT l.collisdeterministic, false) AS equates,
+       CASE WHEN t.typname IN ('varchar', 'bpchar') AND m.typmod > 4 THEN m.typmod - 4
             ELSE -1 END AS length,
-       CASE WHEN t.typname = 'numeric' AND a.atttypmod > 4 THEN (a.atttypmod - 4) & 65535
-            WHEN t.typname ~ '^time' THEN CASE WHEN a.atttypmod >= 0 THEN a.atttypmod ELSE 6 END
+       CASE WHEN t.typname = 'numeric' AND m.typmod > 4 THEN (m.typmod - 4) & 65535
+            WHEN t.typname ~ '^time' THEN CASE WHEN m.typmod >= 0 THEN m.typmod ELSE 6 END
             ELSE -1 END AS scale,
        t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A' AS is_array,
        (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder)
         FROM pg_enum e WHERE e.enumtypid = t.oid) AS enum
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+FROM pg_attribute a JOIN domains b ON b.domain = a.atttypid
+JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+CROSS JOIN LATERAL (SELECT CASE WHEN a.atttypmod < 0 THEN b.typmod ELSE a.atttypmod END
+                    AS typmod) m
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
@@ -272,6 +346,7 @@ SELECT k.conrelid AS rel, k.conname AS name, k.contype::text AS kind,
              JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i)
          AS target_columns,
        k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update,
+       k.confmatchtype = 'f' AS is_full, k.condeferred AS deferred,
        pg_get_constraintdef(k.oid) AS definition
 FROM pg_constraint k
 WHERE k.conrelid = ANY(%s) AND k.contype IN ('p', 'f', 'c', 'x') AND k.conparentid = 0
@@ -283,8 +358,11 @@ SELECT i.indrelid AS rel, c.relname AS name, i.indisprimary AS is_primary,
        pg_get_expr(i.indpred, i.indrelid) AS predicate,
        coalesce(pg_get_expr(i.indexprs, i.indrelid), '') AS expressions,
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(n, i)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n ORDER BY u.i)
-         AS columns
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.n
+             WHERE u.i <= i.indnkeyatts ORDER BY u.i)
+         AS columns,
+       pg_get_indexdef(i.indexrelid) ~ ' NULLS NOT DISTINCT' AS nulls_equal,
+       i.indimmediate AS immediate
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indisunique AND i.indrelid = ANY(%s) ORDER BY i.indrelid, c.relname
 """
@@ -313,9 +391,9 @@ WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'tr
 """
 
 _SEQUENCES = """
-SELECT CASE schemaname
-         WHEN 'public' THEN sequencename ELSE schemaname || '.' || sequencename
-       END AS name
+SELECT CASE WHEN schemaname = 'public' THEN '' ELSE schemaname || '.' END
+       || CASE WHEN sequencename ~ '[."]' THEN quote_ident(sequencename) ELSE sequencename END
+         AS name
 FROM pg_sequences WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 
@@ -365,6 +443,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
             name=name,
             kind="partition" if relation["root"] else KINDS[relation["kind"]],
             part_of=names.get(relation["root"]),
+            routed_by=frozenset(relation["routed_by"]),
             owner=relation["owner"],
             columns={c["name"]: _column(c) for c in columns[oid]},
             primary_key=next((tuple(k["columns"]) for k in rows if k["kind"] == "p"), ()),
@@ -375,6 +454,9 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
                     u["predicate"],
                     u["is_primary"],
                     u["expressions"],
+                    nulls_equal=u["nulls_equal"],
+                    within=_named(u["expressions"], columns[oid]),
+                    immediate=u["immediate"],
                 )
                 for u in uniques[oid]
             ),
@@ -423,6 +505,17 @@ def _column(row: dict[str, Any]) -> Column:
         enum=tuple(row["enum"] or ()),
         is_array=row["is_array"],
         scale=row["scale"],
+        identity=row["identity"],
+        constrained=row["constrained"],
+        equates=row["equates"],
+    )
+
+
+def _named(expression: str, columns: list[dict[str, Any]]) -> frozenset[str]:
+    """The columns that an expression names."""
+    words = set(re.findall(r"\w+", expression))
+    return frozenset(
+        c["name"] for c in columns if c["name"] in words or f'"{c["name"]}"' in expression
     )
 
 
@@ -444,6 +537,8 @@ def _foreign_key(table: str, row: dict[str, Any], target: str) -> ForeignKey:
         target_columns=tuple(row["target_columns"]),
         on_delete=ACTIONS[row["on_delete"]],
         on_update=ACTIONS[row["on_update"]],
+        full=row["is_full"],
+        deferred=row["deferred"],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -179,6 +179,7 @@ class Judge:
                     conn.execute(change.encode())
                 catalog = read_catalog(conn)
             catalog = self._contract.promised(catalog)
+            catalog = replace(catalog, samples=self.environment.samples)
         executor = Executor(scratch.conninfo, self._contract, catalog, scratch.login)
         executor.meanwhile = self._advance
         return executor

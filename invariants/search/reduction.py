@@ -247,12 +247,12 @@ def _smaller_statement(statement: Statement, catalog: Catalog) -> Iterator[State
             yield from _narrower(statement, columns, rows, key)
             yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
         case Copy(relation, columns, rows):
-            yield Insert(relation, columns, rows)
+            yield catalog.chosen(Insert(relation, columns, rows))
             yield from (replace(statement, rows=r) for r in _fewer(rows))
             yield from _narrower(statement, columns, rows, key)
             yield from (replace(statement, rows=r) for r in _simpler_rows(rows))
-        case Merge(relation, columns, row, on, updates):
-            yield Insert(relation, columns, (row,))
+        case Merge(relation, columns, row, on, updates, overriding):
+            yield Insert(relation, columns, (row,), overriding=overriding)
             if updates:
                 yield replace(statement, updates=())
             for i, column in enumerate(columns):

@@ -12,7 +12,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from invariants.errors import InfrastructureError, server_lost
+from invariants.errors import InfrastructureError, InvariantsError, server_lost
+from invariants.schema.catalog import read_catalog
 from invariants.schema.chain import Lineage
+from invariants.schema.samples import Samples, from_text, to_text
 from invariants.schema.sources import Source
 from invariants.servers import provenance, roles
 from invariants.servers.base import (
@@ -40,7 +42,7 @@ from invariants.servers.connect import as_login, with_own_search_path
 from invariants.servers.logins import Login, login_name, make_login
 from invariants.servers.patches import apply_patch
 
-HANDLE_FORMAT = "2"
+HANDLE_FORMAT = "3"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Environment:
         password: str = "",
         journal: str = "",
         token: str = "",
+        samples: Samples | None = None,
     ) -> None:
         self.server = server
         self.lineage = lineage
@@ -88,6 +91,7 @@ class Environment:
         # Where roles of ours are noted, on a server that is not ours alone.
         self._journal = journal
         self._token = token
+        self._samples = samples
         self._admin: psycopg.Connection | None = None
         self._own_path: bool | None = None
         self._lock = threading.Lock()
@@ -119,6 +123,7 @@ class Environment:
             password=handle["password"],
             journal=handle["journal"],
             token=handle["token"],
+            samples=from_text(handle["samples"]),
         )
 
     def handle(self) -> dict[str, str]:
@@ -136,6 +141,7 @@ class Environment:
             "password": self._password,
             "journal": self._journal,
             "token": self._token,
+            "samples": to_text(self.samples),
         }
 
     @property
@@ -143,8 +149,47 @@ class Environment:
         """The revision the template was migrated to."""
         return self.lineage.applied[-1]
 
+    @property
+    def samples(self) -> Samples:
+        """What the columns of the template take, found out when it is first asked for.
+
+        Of the template as it is, whatever alters the scratch databases.
+        """
+        if self._samples is None:
+            # Late: it takes a library that who only migrates has no use for.
+            from invariants.schema import candidates
+
+            scratch = self._clone()
+            try:
+                with connect(scratch.conninfo) as asking:
+                    self._samples = candidates.find(asking, read_catalog(asking))
+            except psycopg.Error as error:
+                if is_gone(error):
+                    raise server_lost(str(error)) from error
+                raise InfrastructureError(
+                    f"what the columns take cannot be asked: {database_message(error)}"
+                ) from error
+            finally:
+                with suppress(InvariantsError):
+                    scratch.drop()
+        return self._samples
+
     def scratch(self) -> Scratch:
         """Clone the template, altered if so asked. Raises InfrastructureError when that fails."""
+        made = self._clone()
+        if self._changes:
+            try:
+                with connect(made.conninfo) as altering:
+                    for change in self._changes:
+                        altering.execute(change.encode())
+            except psycopg.Error as error:
+                made.drop()
+                raise InfrastructureError(
+                    f"cannot alter a scratch database: {database_message(error)}"
+                ) from error
+        return made
+
+    def _clone(self) -> Scratch:
         name = f"{self._prefix}s{secrets.token_hex(5)}"
         with self._lock:
             if self._closed:
@@ -161,18 +206,7 @@ class Environment:
                 raise InfrastructureError(
                     f"cannot create a scratch database: {database_message(error)}"
                 ) from error
-        made = Scratch(name, make_conninfo(conninfo, dbname=name), self)
-        if self._changes:
-            try:
-                with connect(made.conninfo) as altering:
-                    for change in self._changes:
-                        altering.execute(change.encode())
-            except psycopg.Error as error:
-                made.drop()
-                raise InfrastructureError(
-                    f"cannot alter a scratch database: {database_message(error)}"
-                ) from error
-        return made
+        return Scratch(name, make_conninfo(conninfo, dbname=name), self)
 
     def _change_roles(self, statements: Sequence[str]) -> None:
         """Alter roles of this run, which is noted where the next run finds it after a kill."""

@@ -74,6 +74,7 @@ class _Insert(_Statement, tag="insert"):
     columns: _Names
     rows: tuple[_Row, ...]
     conflict: _Conflict | None = None
+    overriding: bool = False
 
 
 class _Update(_Statement, tag="update"):
@@ -100,6 +101,7 @@ class _Merge(_Statement, tag="merge"):
     row: _Row
     on: _Names
     updates: _Names = ()
+    overriding: bool = False
 
 
 class _Copy(_Statement, tag="copy"):
@@ -232,6 +234,8 @@ def _statement_to_json(statement: Statement) -> dict[str, Any]:
     out: dict[str, Any] = {"kind": statement.kind}
     for f in fields(statement):
         value = getattr(statement, f.name)
+        if f.name == "overriding" and not value:
+            continue
         out[f.name] = _written(dict(value) if f.name in ("where", "assign") else value)
     return out
 

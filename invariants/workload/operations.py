@@ -87,13 +87,14 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """INSERT of one or more rows."""
+    """INSERT of one or more rows; `overriding` what the server would number always."""
 
     kind: ClassVar[str] = "insert"
     relation: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     conflict: Conflict | None = None
+    overriding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,10 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """MERGE of one row: update `updates` where `on` matches, else insert the row."""
+    """MERGE of one row: update `updates` where `on` matches, else insert the row.
+
+    It may be `overriding` what the server would number always.
+    """
 
     kind: ClassVar[str] = "merge"
     relation: str
@@ -149,6 +153,7 @@ class Merge:
     row: Row
     on: tuple[str, ...]
     updates: tuple[str, ...] = ()
+    overriding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

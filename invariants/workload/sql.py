@@ -67,6 +67,10 @@ _CONCRETE = {
     ),
     **dict.fromkeys(("anyarray", "anycompatiblearray"), "text[]"),
 }
+# What lets a client choose a key that the server would number always.
+_OVERRIDING = " OVERRIDING SYSTEM VALUE"
+_IN_QUOTES = re.compile(r'"(?:[^"]|"")+"\Z')
+_PARTS = re.compile(r'"(?:[^"]|"")+"(?=\.|\Z)|[^.]+')
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 # Names that must be quoted although they look plain: PostgreSQL's reserved words.
 _RESERVED = frozenset(
@@ -155,8 +159,21 @@ _RESERVED = frozenset(
 
 @lru_cache(maxsize=4096)
 def name(identifier: str) -> str:
-    """A relation, column or role name, quoted where need be; `schema.table` in its two parts."""
-    return ".".join(map(_part, identifier.split(".")))
+    """A relation's name, quoted where need be; `schema.table` in its two parts.
+
+    A part with a dot or a quote in it stands in quotes already, as the catalog has it.
+    """
+    return ".".join(_part(_bare(part)) for part in _PARTS.findall(identifier))
+
+
+def _bare(part: str) -> str:
+    return part[1:-1].replace('""', '"') if _IN_QUOTES.match(part) else part
+
+
+@lru_cache(maxsize=4096)
+def column(identifier: str) -> str:
+    """A column's name: there is no schema in it, whatever dots there are."""
+    return _part(identifier)
 
 
 def _part(identifier: str) -> str:
@@ -208,8 +225,8 @@ def role(identifier: str) -> str:
 
 
 def names(identifiers: tuple[str, ...]) -> str:
-    """Names separated by commas."""
-    return ", ".join(map(name, identifiers))
+    """Names of columns separated by commas."""
+    return ", ".join(map(column, identifiers))
 
 
 def text(value: Value) -> str | None:
@@ -238,14 +255,23 @@ def quote(string: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _insert(relation: str, columns: tuple[str, ...], rows: int, conflict: Conflict | None) -> str:
+def _insert(
+    relation: str,
+    columns: tuple[str, ...],
+    rows: int,
+    conflict: Conflict | None,
+    overriding: bool,
+) -> str:
     width = len(columns)
     if not width:
         return f"INSERT INTO {name(relation)} DEFAULT VALUES"
     values = ", ".join(
         "(" + ", ".join(f"${r * width + c + 1}" for c in range(width)) + ")" for r in range(rows)
     )
-    return f"INSERT INTO {name(relation)} ({names(columns)}) VALUES {values}{_conflict(conflict)}"
+    return (
+        f"INSERT INTO {name(relation)} ({names(columns)}){_OVERRIDING if overriding else ''} "
+        f"VALUES {values}{_conflict(conflict)}"
+    )
 
 
 def _conflict(conflict: Conflict | None) -> str:
@@ -255,26 +281,31 @@ def _conflict(conflict: Conflict | None) -> str:
     where = f" WHERE {conflict.where}" if conflict.where else ""
     if not conflict.updates:
         return f" ON CONFLICT{target}{where} DO NOTHING"
-    updates = ", ".join(f"{name(c)} = EXCLUDED.{name(c)}" for c in conflict.updates)
+    updates = ", ".join(f"{column(c)} = EXCLUDED.{column(c)}" for c in conflict.updates)
     return f" ON CONFLICT{target}{where} DO UPDATE SET {updates}"
 
 
 @lru_cache(maxsize=8192)
 def _merge(
-    relation: str, columns: tuple[str, ...], on: tuple[str, ...], updates: tuple[str, ...]
+    relation: str,
+    columns: tuple[str, ...],
+    on: tuple[str, ...],
+    updates: tuple[str, ...],
+    overriding: bool,
 ) -> str:
-    match = " AND ".join(f"t.{name(c)} = s.{name(c)}" for c in on)
+    match = " AND ".join(f"t.{column(c)} = s.{column(c)}" for c in on)
     change = (
-        "UPDATE SET " + ", ".join(f"{name(c)} = s.{name(c)}" for c in updates)
+        "UPDATE SET " + ", ".join(f"{column(c)} = s.{column(c)}" for c in updates)
         if updates
         else "DO NOTHING"
     )
-    values = ", ".join(f"s.{name(c)}" for c in columns)
+    values = ", ".join(f"s.{column(c)}" for c in columns)
     return (
         f"MERGE INTO {name(relation)} AS t "
         f"USING (SELECT * FROM jsonb_populate_record(NULL::{name(relation)}, $1)) AS s ON {match} "
         f"WHEN MATCHED THEN {change} "
-        f"WHEN NOT MATCHED THEN INSERT ({names(columns)}) VALUES ({values})"
+        f"WHEN NOT MATCHED THEN INSERT ({names(columns)}){_OVERRIDING if overriding else ''} "
+        f"VALUES ({values})"
     )
 
 
@@ -289,10 +320,10 @@ def _where(assignments: Assignments, first: int) -> tuple[str, Parameters]:
     terms, values = [], []
     for column, value in assignments:
         if value is None:
-            terms.append(f"{name(column)} IS NULL")
+            terms.append(f"{_part(column)} IS NULL")
         else:
             values.append(text(value))
-            terms.append(f"{name(column)} = ${first + len(values) - 1}")
+            terms.append(f"{_part(column)} = ${first + len(values) - 1}")
     return " WHERE " + " AND ".join(terms), tuple(values)
 
 
@@ -303,15 +334,17 @@ def _flat(rows: tuple[Row, ...]) -> Parameters:
 def parametrised(statement: Statement) -> tuple[str, Parameters]:
     """SQL with `$n` placeholders and the values in text form. COPY has no such form."""
     match statement:
-        case Insert(relation, columns, rows, conflict):
-            return _insert(relation, columns, len(rows), conflict), _flat(rows)
+        case Insert(relation, columns, rows, conflict, overriding):
+            return _insert(relation, columns, len(rows), conflict, overriding), _flat(rows)
         case Select(relation, where, columns, leak):
             clause, values = _where(where, 1)
             if leak:
-                clause += f" {'AND' if clause else 'WHERE'} {name(leak)}::text::pg_lsn IS NOT NULL"
+                clause += (
+                    f" {'AND' if clause else 'WHERE'} {column(leak)}::text::pg_lsn IS NOT NULL"
+                )
             return f"SELECT {names(columns) or '*'} FROM {name(relation)}{clause}", values
         case Update(relation, assign, where):
-            setting = ", ".join(f"{name(c)} = ${i}" for i, (c, _) in enumerate(assign, 1))
+            setting = ", ".join(f"{column(c)} = ${i}" for i, (c, _) in enumerate(assign, 1))
             clause, values = _where(where, len(assign) + 1)
             return (
                 f"UPDATE {name(relation)} SET {setting}{clause}",
@@ -322,8 +355,8 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
             return f"DELETE FROM {name(relation)}{clause}", values
         case Truncate(relation, cascade):
             return f"TRUNCATE {name(relation)}{' CASCADE' if cascade else ''}", ()
-        case Merge(relation, columns, _, on, updates):
-            return _merge(relation, columns, on, updates), (_merge_source(statement),)
+        case Merge(relation, columns, _, on, updates, overriding):
+            return _merge(relation, columns, on, updates, overriding), (_merge_source(statement),)
         case Refresh(relation, concurrently):
             how = " CONCURRENTLY" if concurrently else ""
             return f"REFRESH MATERIALIZED VIEW{how} {name(relation)}", ()
@@ -442,7 +475,7 @@ def spelled(statement: Statement) -> str:
 def _values(statement: Statement) -> tuple[Value, ...] | None:
     """The values behind the placeholders as they are, so that numbers print as numbers."""
     match statement:
-        case Insert(_, _, rows, _):
+        case Insert(_, _, rows):
             return tuple(v for row in rows for v in row)
         case Update(_, assign, where):
             return tuple(v for _, v in assign) + tuple(v for _, v in where if v is not None)
