@@ -128,7 +128,7 @@ def read(world: World) -> Operation | None:
     if not world.contract.read_paths:
         return None
     view = world.pick(world.contract.read_paths).view
-    setting = world.any_setting() if world.chance(10) else world.tenant()
+    setting = world.any_setting() if world.chance(25) else world.tenant()
     return world.operation(world.writer("select", view), setting, Select(view))
 
 
