@@ -37,6 +37,14 @@ def taken(catalog: Catalog, relation: Relation, column: Column) -> Taken:
     return catalog.samples.of(relation.name, column.name) or _NOTHING
 
 
+def listed_values(relation: Relation, column: Column) -> Sequence[str]:
+    """The values that a CHECK of the column lists, as the database at hand has it; else none."""
+    for check in relation.checks:
+        if check.columns == (column.name,) and (found := spellings.listed([check.definition])):
+            return found
+    return ()
+
+
 def nth(world: World, table: str, name: str, number: int) -> Value:
     """The `number`th of values of a column that all differ, as far as it has so many."""
     relation = world.catalog.tables[table]

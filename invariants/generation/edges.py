@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from invariants.contract.contract import Contract
-from invariants.generation.columns import UNLISTED
+from invariants.generation.columns import UNLISTED, listed_values
 from invariants.generation.lawful import identified, inserting, lawful
 from invariants.generation.world import World
 from invariants.schema.catalog import Column, Relation
-from invariants.schema.spellings import listed
 from invariants.workload.operations import (
     Json,
     Operation,
@@ -68,7 +65,7 @@ def _edge_values(contract: Contract, relation: Relation, column: Column) -> list
     values: list[Value] = [None]
     if domain is not None and domain.one_of:
         # What the schema lists is tried as well, whether or not it was promised.
-        also = _listed(relation, column)
+        also = listed_values(relation, column)
         return [*values, *dict.fromkeys((*domain.one_of, UNLISTED, *also))]
     if column.type in _RANGES:
         size = _RANGES[column.type]
@@ -97,14 +94,6 @@ def _edge_values(contract: Contract, relation: Relation, column: Column) -> list
     elif column.type == "uuid":
         values.append(ident("nobody's", 1))
     return values
-
-
-def _listed(relation: Relation, column: Column) -> Sequence[str]:
-    """The values that a CHECK of the column lists, as the database at hand has it."""
-    for check in relation.checks:
-        if check.columns == (column.name,) and (found := listed([check.definition])):
-            return found
-    return ()
 
 
 def _named(contract: Contract, table: str) -> set[str]:

@@ -20,12 +20,15 @@ from invariants.errors import InfrastructureError
 from invariants.execution.executor import Executor
 from invariants.execution.history import Step as Executed
 from invariants.execution.wire import Reply
-from invariants.generation.derived import codes, column_value, listed_values, valid_choices
+from invariants.generation.columns import listed_values, valid_choices
+from invariants.generation.derived import column_value
 from invariants.generation.drawing import plainest
 from invariants.generation.lawful import LawfulRow, key_of, lawful
 from invariants.generation.loading import strategies_of
+from invariants.generation.references import codes
 from invariants.generation.tenants import tenants
 from invariants.generation.world import Draw, World
+from invariants.schema import candidates
 from invariants.schema.catalog import Catalog, Column, read_catalog
 from invariants.servers.base import connect
 from invariants.servers.environment import Scratch
@@ -66,6 +69,7 @@ def ground_of(contract: Contract, applied: Sequence[str], known: Sequence[str], 
     try:
         with connect(on) as connection:
             catalog = read_catalog(connection)
+            catalog = replace(catalog, samples=candidates.find(connection, catalog))
     except psycopg.Error as error:
         raise InfrastructureError(f"the catalog cannot be read: {error}") from error
     then = contract.at(applied, known).there(catalog)
@@ -222,13 +226,13 @@ class _Maker:
     def _is_listed(self, table: str, column: Column) -> bool:
         """Whether a column takes some values only."""
         relation = self.world.catalog.tables[table]
-        listed = listed_values(relation, column) is not None
+        listed = bool(listed_values(relation, column))
         return listed or bool(column.enum) or self._is_code(table, column.name)
 
     def _values(self, table: str, column: Column, now: Value) -> list[Value]:
         """Values worth trying in the place of one: others, near ones, extreme ones, and none."""
         relation = self.world.catalog.tables[table]
-        values: list[Value] = list(valid_choices(relation, column, self.world.contract))
+        values: list[Value] = list(valid_choices(self.world, relation, column))
         listed = self._is_listed(table, column)
         if self._is_code(table, column.name):
             values = list(codes(self.world, 0))
