@@ -341,7 +341,7 @@ class _Maker:
             and name != self.world.contract.tenancy.column
             and relation.foreign_key_of(name) is None
             and not column.enum
-            and listed_values(relation, column) is None
+            and not listed_values(relation, column)
             and column.type in (*_TEXTS, *_INTEGERS, "uuid")
         )
 
