@@ -178,7 +178,11 @@ def _repairs_of_corrections(world: World, rule: Ledger) -> list[Operation]:
             Update(rule.table, ((rule.posts, second.values[rule.posts]),), corrected),
             Delete(rule.table, corrected),
             Delete(rule.table, row),
-            Update(rule.table, ((rule.corrects, posting.values[world.id_column(rule.table)]),), key_of(world, second)),
+            Update(
+                rule.table,
+                ((rule.corrects, posting.values[world.id_column(rule.table)]),),
+                key_of(world, second),
+            ),
             Delete(rule.table, corrected),
         ]
         # A second correction keeps the first one from going where that takes the net below zero.
