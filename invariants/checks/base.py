@@ -53,12 +53,13 @@ class Condition:
     refused, accepted: what the server said to the operation; `query`, if given, is the SQLSTATE
     with which it was refused. `state`: an SQL condition that the
     superuser evaluates once the operation is over. `seen`: an SQL condition that the actor
-    evaluates at the end of the operation's transaction. `differs`: the operation's answer is
+    evaluates at the end of the operation's transaction. `returned`: so many rows came of its
+    last statement. `differs`: the operation's answer is
     another one when the other tenants do nothing. `told`: a text that the actor got with the answer
     has this in it. `where` says in what of all that it got.
     """
 
-    kind: Literal["refused", "accepted", "state", "seen", "differs", "told"]
+    kind: Literal["refused", "accepted", "state", "seen", "differs", "told", "returned"]
     operation: int
     query: str = ""
     where: Literal["answer", "error", "notice"] = "answer"

@@ -62,8 +62,8 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = (
-        *("routines", "settings", "becoming", "twins", "crossing", "shown", "writes", "leaks"),
-        *("views", "trespasses", "unplaced", "parts"),
+        *("routines", "settings", "becoming", "plans", "twins", "crossing", "shown", "writes"),
+        *("leaks", "views", "trespasses", "unplaced", "parts"),
     )
     of_tenants = True
     concurrent = True
@@ -145,6 +145,10 @@ class CrossTenant(Invariant):
                 guard = guard if met in plain else said
             else:
                 plain.add(met)
+            shown = Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})")
+            if isinstance(statement, Select) and statement.prepared:
+                guard = guards.planned(statement.relation, case.catalog)
+                shown = Condition("returned", step.index, str(answer.count))
             yield Violation(
                 signature=self.signature(statement.kind, statement.relation, guard),
                 operation=step.index,
@@ -152,9 +156,7 @@ class CrossTenant(Invariant):
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
                 promise="An actor never receives another tenant's data, "
                 "and without a tenant sees nothing.",
-                proof=(
-                    Condition("seen", step.index, f"EXISTS (SELECT FROM {source} WHERE {clause})"),
-                ),
+                proof=(shown,),
                 evidence=(Evidence("returned to it", _readable(answer, foreign)),),
             )
 
@@ -330,7 +332,9 @@ class CrossTenant(Invariant):
         error = step.error or world.error
         literals = _literals(case.history.workload)
         plain = [_observations(case, s, literals, numbers, uncounted=True) for s in (step, world)]
-        if plain[0] == plain[1]:
+        if error is None and isinstance(statement, Select) and statement.prepared:
+            guard = guards.planned(statement.relation, case.catalog)
+        elif plain[0] == plain[1]:
             guard = "numbered by a sequence"
         elif error is None and said and said[0].function:
             guard = said[0].function

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invariants.execution.wire import ServerError
 from invariants.schema.catalog import Catalog
+from invariants.schema.reach import Reach
 from invariants.workload.operations import Copy, Insert, Merge, Statement
 
 
@@ -44,6 +45,14 @@ def isolating(relation: str, catalog: Catalog) -> str:
     if not found.row_security:
         return "row security disabled"
     return ",".join(found.policies) or "no policy"
+
+
+def planned(relation: str, catalog: Catalog) -> str:
+    """The functions that are computed when a plan is made, and ask who it is made for."""
+    reached = Reach(catalog, catalog.definitions).of_read(relation).routines
+    names = (r.known_as.partition("(")[0] for r in catalog.routines if r.folds)
+    known = {name.partition("(")[0] for name in reached}
+    return ",".join(n for n in names if n in known) or "kept plan"
 
 
 def spanning(statement: Statement, tenant: str, catalog: Catalog) -> str:

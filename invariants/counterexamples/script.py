@@ -42,6 +42,8 @@ class Script:
         self.workload = case.history.workload
         self.templates = case.contract.tenancy.session
         self.setting_made = False
+        # Of statements that are prepared, the names.
+        self.kept: dict[str, str] = {}
 
     def lines(self) -> Iterator[str]:
         """All lines, in order."""
@@ -83,6 +85,8 @@ class Script:
         yield "\\set QUIET on"
         yield "\\set VERBOSITY terse"
         yield "SET TimeZone = 'UTC';"
+        if any(o.keeps_plans for o in self.workload.operations):
+            yield "SET plan_cache_mode = 'force_generic_plan';"
 
     def beginning(self) -> Iterator[str]:
         """Refuse a database with tenants; make the premise true."""
@@ -117,14 +121,14 @@ class Script:
         yield comment(f"operation {index + 1}: {actor.role or 'the operator'}{answered}")
         if operation.shadows:
             yield from reconnecting("where no function has been called yet")
-            self.setting_made = False
+            self._begin_anew()
         elif self.setting_made and actor.lacks_setting:
             yield from reconnecting()
-            self.setting_made = False
+            self._begin_anew()
         refusals = [
             i
             for i, c in enumerate(self.violation.proof)
-            if c.kind == "refused" and c.query and c.operation == index
+            if c.operation == index and ((c.kind == "refused" and c.query) or c.kind == "returned")
         ]
         yield "\\set ON_ERROR_STOP off"
         yield "\\set ok true"
@@ -145,6 +149,12 @@ class Script:
                 called = self._called(statement, f"{prefix}answer{position}")
                 yield from called if differs else self.statement(statement)
             yield from _noting_refusal(refusals)
+            if statement is operation.statements[-1]:
+                yield from (
+                    f"\\set c{i} :ROW_COUNT"
+                    for i, c in enumerate(self.violation.proof)
+                    if c.kind == "returned" and c.operation == index
+                )
             if differs and not by_text:
                 yield from self._answer(statement, f"{prefix}answer{position}")
             yield "\\endif"
@@ -164,11 +174,23 @@ class Script:
         yield "\\set ON_ERROR_STOP on"
         if operation.shadows:
             yield from reconnecting("without what was temporary")
-            self.setting_made = False
+            self._begin_anew()
         yield from self._states(index, prefix)
+
+    def _begin_anew(self) -> None:
+        """A session that was just begun has made no setting, and keeps nothing."""
+        self.setting_made = False
+        self.kept.clear()
 
     def statement(self, statement: Statement) -> Iterator[str]:
         """What sends a statement."""
+        if isinstance(statement, Select) and statement.prepared:
+            query = sql.spelled(statement)
+            if query not in self.kept:
+                self.kept[query] = f"kept_{len(self.kept) + 1}"
+                yield f"PREPARE {self.kept[query]} AS {query};"
+            yield f"EXECUTE {self.kept[query]};"
+            return
         if isinstance(statement, Copy) and sql.spelled(statement).isprintable():
             # Not inline: after a refusal psql would take the data for SQL.
             target = sql.spelled(statement).removeprefix("COPY ").removesuffix(" FROM STDIN")
@@ -203,7 +225,8 @@ class Script:
             kept = (f":{variable}_{c}" for c in self._given(statement))
             yield f"\\set {variable} {' '.join(kept)}".rstrip()
             return
-        if not isinstance(statement, Select | Call):
+        prepared = isinstance(statement, Select) and statement.prepared
+        if prepared or not isinstance(statement, Select | Call):
             yield f"\\set {variable} :ROW_COUNT"
             return
         if isinstance(statement, Call):
@@ -280,6 +303,8 @@ class Script:
                 ]
                 alone = f":'alone_op{condition.operation + 1}'::boolean"
                 return f"({ok} <> {alone} OR ({ok} AND ({' OR '.join(answers)})))"
+            case "returned":
+                return f":'c{position}' = {sql.quote(condition.query)}"
         return f":'c{position}'::boolean"
 
 

@@ -87,6 +87,7 @@ class Executor:
         self._records: dict[tuple[str, bytes], Record] = {}
         self._stale_views: set[str] = set()
         self._runs = 0
+        self._folds = any(r.folds for r in catalog.routines)
         self._empty = State(frozenset())
         self.baseline = self._read_state()
         self._last = self.baseline
@@ -123,6 +124,10 @@ class Executor:
         self._finish_reset()
         self._runs += 1
         self._refresh_before(workload)
+        if any(o.keeps_plans for o in workload.operations):
+            # No plan of an earlier workload's.
+            for wire in self._sessions.values():
+                wire.transact([(None, [("DISCARD PLANS", ())])])
         made = (t.made(self.contract.tenancy.root) for t in workload.tenants)
         opening: list[Batch] = [(OPERATOR, [sql.parametrised(i)]) for i in made if i is not None]
         known = len(opening)
@@ -219,10 +224,20 @@ class Executor:
     def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Batch:
         actor = operation.actor
         plain = actor.role == OPERATOR or actor.tenant in tenants
-        return actor.role if plain else None, [
+        return self._plan_of(operation) if plain else None, [
             *self._become(actor, operation.leaks),
             *map(sql.parametrised, operation.statements),
         ]
+
+    def _plan_of(self, operation: Operation) -> str:
+        """Who shares a plan: a role, or where plans hold what a session says, what says the same.
+
+        Statements that are to keep their plan share it in any case.
+        """
+        actor = operation.actor
+        if operation.keeps_plans:
+            return f"{actor.role} keeps"
+        return repr(actor) if self._folds else actor.role
 
     def _become(self, actor: Actor, leaks: bool = False) -> list[Query]:
         # One statement, because the answers to it are counted.

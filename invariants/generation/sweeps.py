@@ -31,6 +31,7 @@ from invariants.generation.loading import strategies_of
 from invariants.generation.magnitudes import magnitudes
 from invariants.generation.parents import parents
 from invariants.generation.parts import parts
+from invariants.generation.plans import plans
 from invariants.generation.routines import routines, writers
 from invariants.generation.sayings import becoming, settings, unlocking, unlocking_as
 from invariants.generation.shadows import shadows
@@ -465,6 +466,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "magnitudes": magnitudes,
     "parents": parents,
     "parts": parts,
+    "plans": plans,
     "privileges": _privileges,
     "columns": _columns,
     "crossing": crossings.crossing,

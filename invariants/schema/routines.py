@@ -6,6 +6,7 @@ for by a name without its schema is read here as well.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -61,6 +62,13 @@ class Routine:
     def effects(self) -> Effects:
         """What its body does by itself."""
         return of_routine(self.definition)
+
+    @property
+    def folds(self) -> bool:
+        """Whether it is computed when a plan is made, and asks the session for something."""
+        head = self.definition.partition("\nAS ")[0].partition("\nRETURN ")[0]
+        stable = re.search(r"^ .*\bIMMUTABLE\b", head, re.MULTILINE) is not None
+        return stable and bool(self.effects.settings or self.effects.identities)
 
     @property
     def by_chance(self) -> bool:

@@ -90,6 +90,7 @@ class _Select(_Statement, tag="select"):
     where: _Values = {}
     columns: _Names = ()
     leak: Text = ""
+    prepared: bool = False
 
 
 class _Truncate(_Statement, tag="truncate"):

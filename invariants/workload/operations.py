@@ -122,6 +122,7 @@ class Select:
 
     `columns` are those that are read, all when empty. With `leak` the condition reads that column
     in a way that fails, so that the error tells what is in a row that the condition got to see.
+    One that is `prepared` keeps its plan, for whoever sends it next in the session.
     """
 
     kind: ClassVar[str] = "select"
@@ -129,6 +130,7 @@ class Select:
     where: Assignments = ()
     columns: tuple[str, ...] = ()
     leak: str = ""
+    prepared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +334,11 @@ class Operation:
         by its tenant before the condition is evaluated.
         """
         return any(isinstance(s, Select) and s.leak for s in self.statements)
+
+    @property
+    def keeps_plans(self) -> bool:
+        """Whether a statement is to be executed with the plan of whoever sent it before."""
+        return any(isinstance(s, Select) and s.prepared for s in self.statements)
 
     @property
     def shadows(self) -> bool:

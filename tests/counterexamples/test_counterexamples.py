@@ -95,6 +95,7 @@ EVERY_KIND: tuple[Statement, ...] = (
     Shadow("pg_catalog.text", "type"),
     Shadow("public.t", "relation"),
     Select("t", columns=("c", "d"), leak="c"),
+    Select("t", (("c", None),), prepared=True),
 )
 
 

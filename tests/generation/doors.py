@@ -34,6 +34,16 @@ def _policy(more: str) -> str:
     return f"ALTER POLICY tenant_isolation_policy ON dead_events USING (({OWN}) {more})"
 
 
+def _by_function(volatility: str) -> str:
+    """Dead events, guarded by a function that says who the tenant is."""
+    return (
+        f"CREATE FUNCTION session_tenant() RETURNS uuid LANGUAGE sql {volatility} PARALLEL SAFE AS"
+        " $$ SELECT NULLIF(pg_catalog.current_setting('app.current_tenant_id', true),"
+        " '')::pg_catalog.uuid $$; ALTER POLICY tenant_isolation_policy ON dead_events"
+        " USING (tenant_id = session_tenant()) WITH CHECK (tenant_id = session_tenant())"
+    )
+
+
 def _secured(table: str) -> str:
     return (
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL"
@@ -138,6 +148,12 @@ ENTERED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             "GRANT migration_owner TO app_rw WITH INHERIT FALSE",
             "update/attribution_events/migration_owner",
             lawful="GRANT app_ro TO app_rw WITH INHERIT FALSE",
+        ),
+    ),
+    ("cross-tenant", "plans"): (
+        Flaw(
+            _by_function("IMMUTABLE"),
+            "select/dead_events/session_tenant",
         ),
     ),
     ("cross-tenant", "parts"): (

@@ -33,7 +33,7 @@ SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
 # setting but that of the tenant, and no role that is a member of another.
 ONLY_ELSEWHERE = frozenset(
     [
-        *("views", "parts", "routines", "writers", "settings", "becoming", "unlocking"),
+        *("views", "parts", "plans", "routines", "writers", "settings", "becoming", "unlocking"),
         "unlocking as another",
     ]
 )
