@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 
@@ -11,8 +12,8 @@ from invariants.errors import UsageError
 from invariants.execution.wire import Reply, ServerError
 from invariants.migrations import loads
 from invariants.migrations.finding import Finding
-from invariants.migrations.stage import Stage
-from invariants.workload.operations import Operation, Select, Workload
+from invariants.migrations.stage import Side, Stage
+from invariants.workload.operations import Operation, Select, Workload, inserted
 
 _COLUMN = re.compile(r'column "?(?:\w+\.)?([^" ]+)"?')
 _DEPENDS = "23503"
@@ -23,6 +24,8 @@ def broken(stage: Stage, workload: Workload | None = None) -> Iterator[Finding]:
     side = stage.before
     if side is None:
         return
+    if workload is None:
+        yield from _defaults(stage, side)
     wanted = side.workload if workload is None else workload
     known = dict(zip(side.workload.operations, side.replies, strict=True))
     with stage.shelf.scratch(stage.step.revision) as scratch:
@@ -46,6 +49,24 @@ def broken(stage: Stage, workload: Workload | None = None) -> Iterator[Finding]:
         only = Workload(wanted.tenants, wanted.operations[: position + 1])
         place = f"{statement.relation}.{column}" if column else f"{statement.relation}/{cause}"
         yield _finding(stage, place, statement.kind, statement.relation, message, only)
+
+
+def _defaults(stage: Stage, side: Side) -> Iterator[Finding]:
+    """Columns that mean something else where clients leave them out."""
+    if stage.after is None:
+        return
+    then = stage.after.ground.catalog.tables
+    written = {s.relation for o in side.workload.operations for s in o.statements if inserted(s)}
+    for table in sorted(written & then.keys()):
+        for name, column in side.ground.catalog.tables[table].columns.items():
+            now = then[table].columns.get(name)
+            if now is None or column.default is None or column.default == now.default:
+                continue
+            if now.type != column.type or _declared(stage, table, name):
+                continue
+            message = f"left out, {name} is {now.default or 'NULL'} and was {column.default}"
+            made = _finding(stage, f"{table}.{name}", "default", table, message, side.workload)
+            yield replace(made, summary=f"clients of the revision before: {message}", workload=None)
 
 
 def _harm(

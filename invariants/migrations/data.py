@@ -42,7 +42,13 @@ def upwards(stage: Stage, workload: Workload | None = None) -> Iterator[Finding]
         if workload is None:
             stage.noted.there, stage.noted.upgraded = before, after
             yield from with_rows(stage, catalog_of(scratch))
-        changed = list(rows.differences(before, after, names))
+        owned = before_side.ground.contract.tenancy.owned if before_side else ()
+        # Codes and the like may well be added by a revision.
+        changed = [
+            d
+            for d in rows.differences(before, after, names)
+            if d.what != "rows came" or d.table in owned
+        ]
         yield from _undeclared(
             stage, "data", changed, stage.declared.changes, workload, stage.step.below
         )
@@ -60,7 +66,7 @@ def upwards(stage: Stage, workload: Workload | None = None) -> Iterator[Finding]
         lost = [
             d
             for d in rows.differences(before, back, rows.Names())
-            if (d.table, d.column) not in touched
+            if d.what != "rows came" and (d.table, d.column) not in touched
         ]
         declared = (*stage.declared.loses, *stage.declared.changes)
         yield from _undeclared(stage, "downgrade", lost, declared, workload, stage.step.below)
@@ -87,7 +93,8 @@ def written_since(stage: Stage, workload: Workload | None = None) -> Iterator[Fi
             # Below is nothing: what there was before it, too.
             return
         names = _turned(stage, before)
-        lost = list(rows.differences(before, snapshot(scratch, before, names), names))
+        back = snapshot(scratch, before, names)
+        lost = [d for d in rows.differences(before, back, names) if d.what != "rows came"]
         declared = (*stage.declared.loses, *stage.declared.changes)
         yield from _undeclared(stage, "downgrade", lost, declared, wanted, stage.step.revision)
 
@@ -164,7 +171,7 @@ def _undeclared(
         yield Finding(
             kind,
             stage.step.revision,
-            place if d.what != "rows are gone" else f"{place}/rows",
+            f"{place}/rows" if d.what in ("rows are gone", "rows came") else place,
             f"{told} {way}",
             f'keep it, or say so in the contract: {section} {said} = ["{place}: why"]'
             + ("; or renames, where it has another name" if d.what == "column is gone" else ""),

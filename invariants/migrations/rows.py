@@ -19,6 +19,7 @@ from invariants.servers.base import connect, database_message
 from invariants.workload import sql
 
 Values = Mapping[str, str | None]
+What = Literal["table is gone", "column is gone", "rows are gone", "values changed", "rows came"]
 # Tables of the user's: those that tools keep their books in are nobody's, and rows of partitions
 # are read with their parent.
 _TABLES = """
@@ -91,7 +92,7 @@ class Difference:
     A row is given by its key; `was` and `is_now` are the values of a column that changed.
     """
 
-    what: Literal["table is gone", "column is gone", "rows are gone", "values changed", "rows came"]
+    what: What
     table: str
     column: str = ""
     key: Values = field(default_factory=dict)
@@ -161,6 +162,10 @@ def _of_rows(table: Table, now: Table, kept: Mapping[str, str]) -> Iterator[Diff
         for column, new in kept.items():
             if row[column] != other[new]:
                 changed.setdefault(column, []).append((row, other))
+    if found:
+        row = next(iter(found.values()))
+        came = {c: row[kept[c]] for c in table.key}
+        yield Difference("rows came", table.name, key=came, count=len(found))
     if gone:
         key = {c: gone[0][c] for c in table.key}
         yield Difference("rows are gone", table.name, key=key, count=len(gone))
@@ -184,11 +189,12 @@ def _unkeyed(table: Table, now: Table, kept: Mapping[str, str]) -> Iterator[Diff
     def counted(rows: Sequence[Values], columns: Sequence[str]) -> Counter[tuple[str | None, ...]]:
         return Counter(tuple(r[c] for c in columns) for r in rows)
 
-    missing = counted(table.rows, tuple(kept)) - counted(now.rows, tuple(kept.values()))
-    if missing:
-        row = next(iter(missing))
-        key = dict(zip(kept, row, strict=True))
-        yield Difference("rows are gone", table.name, key=key, count=missing.total())
+    then, since = counted(table.rows, tuple(kept)), counted(now.rows, tuple(kept.values()))
+    whats: tuple[What, ...] = ("rows are gone", "rows came")
+    for what, more in zip(whats, (then - since, since - then), strict=True):
+        if more:
+            key = dict(zip(kept, next(iter(more)), strict=True))
+            yield Difference(what, table.name, key=key, count=more.total())
 
 
 def _former_types(former: tuple[str, Table] | None, names: Names) -> Mapping[str, str]:

@@ -261,3 +261,75 @@ def test_the_first_revision_may_go_back_to_nothing(project: Project) -> None:
     result = project.tried(first=None)
     assert (result.exit_status, project.found) == (EXIT_HELD, [])
     assert result.exit_status != EXIT_VIOLATED
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("ALTER TABLE tickets ALTER made SET DEFAULT '2020-01-01'", ["tickets.made"]),
+        ("ALTER TABLE tickets ALTER made DROP DEFAULT", ["tickets.made"]),
+        ("ALTER TABLE tickets ALTER remark SET DEFAULT ''", []),
+    ],
+)
+def test_what_clients_leave_out_stays_what_it_was(
+    project: Project, statement: str, found: list[str]
+) -> None:
+    project.sql("ALTER TABLE tickets ADD made date DEFAULT '2000-01-01'")
+    project.sql(statement)
+    signatures = project.signatures("clients", first="r3")
+    assert signatures == [f"migrations/clients/r3/default/{f}" for f in found]
+
+
+LOGGED = """
+CREATE TABLE changes (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, shop_id uuid NOT NULL REFERENCES shops(id),
+  ticket bigint NOT NULL);
+ALTER TABLE changes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON changes
+  USING (shop_id = nullif(current_setting('app.shop', true), '')::uuid);
+GRANT SELECT, INSERT ON changes TO desk;
+GRANT USAGE ON SEQUENCE changes_id_seq TO desk;
+CREATE FUNCTION log_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO changes (shop_id, ticket) VALUES (NEW.shop_id, NEW.id); RETURN NEW; END $$;
+CREATE TRIGGER logged AFTER UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION log_change();
+"""
+QUIETLY = (
+    "ALTER TABLE tickets DISABLE TRIGGER logged; UPDATE tickets SET remark = remark;"
+    "ALTER TABLE tickets ENABLE TRIGGER logged"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [("UPDATE tickets SET remark = remark", ["migrations/data/r3/changes/rows"]), (QUIETLY, [])],
+)
+def test_a_trigger_that_fires_during_a_backfill(
+    project: Project, statement: str, found: list[str]
+) -> None:
+    project.contract("")
+    contract = project.folder / "invariants.toml"
+    text = contract.read_text().replace('["tickets"]', '["tickets", "changes"]')
+    contract.write_text(f'{text}changes = ["select", "insert"]\n')
+    project.sql(LOGGED)
+    project.sql(statement)
+    assert project.signatures("data", first="r3") == found
+
+
+ENUM = "CREATE TYPE way AS ENUM ('mail', 'phone', 'fax'); ALTER TABLE tickets ADD way way"
+NARROWED = (
+    "ALTER TYPE way RENAME TO old_way; CREATE TYPE way AS ENUM ('mail', 'phone');"
+    "{first} ALTER TABLE tickets ALTER way TYPE way USING way::text::way; DROP TYPE old_way"
+)
+
+
+def test_a_value_of_an_enum_is_removed(project: Project) -> None:
+    project.sql(ENUM)
+    project.sql(NARROWED.format(first=""))
+    assert project.signatures("upgrade", first="r3") == ["migrations/upgrade/r3/22P02"]
+
+
+def test_a_value_of_an_enum_is_removed_where_it_is_mapped(project: Project) -> None:
+    project.contract('[migrations.revisions.r3]\nchanges = ["tickets.way: fax is mail"]')
+    project.sql(ENUM)
+    project.sql(NARROWED.format(first="UPDATE tickets SET way = 'mail' WHERE way = 'fax';"))
+    assert project.signatures("upgrade", "data", first="r3") == []
