@@ -49,24 +49,25 @@ def column_value(world: World, table: str, name: str, tenant: str, *, hostile: i
     return world.pick(values) if values else None
 
 
-def derived_row(world: World, table: str, tenant: str) -> dict[str, Value]:
-    """A row made from types, NOT NULL, CHECK, keys and foreign keys."""
+def derived_row(world: World, table: str, tenant: str, *, lawful: bool = False) -> dict[str, Value]:
+    """A row made from types, NOT NULL, CHECK and keys, with nothing amiss if `lawful`."""
+    hostile, again = (0, 0) if lawful else (_HOSTILE_PERCENT, _AGAIN_PERCENT)
     relation, whose = world.catalog.tables[table], world.contract.tenancy.column
     row: dict[str, Value] = {}
     if whose in relation.columns and tenant and table != world.contract.tenancy.root:
         row[whose] = world.cast.value(tenant)
     _number(world, relation, row)
-    there = _together(world, relation, row)
-    refer(world, relation, tenant, row, there, hostile=_HOSTILE_PERCENT)
+    there = _together(world, relation, row, hostile)
+    refer(world, relation, tenant, row, there, hostile=hostile)
     for name in world.catalog.samples.distinct.get(table, ()):
-        if name not in row and not world.chance(_AGAIN_PERCENT):
+        if name not in row and not world.chance(again):
             row[name] = new_value(world, table, name)
     for column in relation.columns.values():
         if column.name in row or column.generated:
             continue
         if column.has_default and world.chance(60):
             continue
-        row[column.name] = column_value(world, table, column.name, tenant, hostile=_HOSTILE_PERCENT)
+        row[column.name] = column_value(world, table, column.name, tenant, hostile=hostile)
     return {c: row[c] for c in relation.columns if c in row}
 
 
@@ -80,10 +81,12 @@ def _number(world: World, relation: Relation, row: dict[str, Value]) -> None:
         row[own] = world.new_id(relation.name)
 
 
-def _together(world: World, relation: Relation, row: dict[str, Value]) -> dict[str, bool]:
+def _together(
+    world: World, relation: Relation, row: dict[str, Value], hostile: int
+) -> dict[str, bool]:
     """Fill columns that CHECKs bind to each other; of references it says which are to be there."""
     there: dict[str, bool] = {}
-    if world.chance(_HOSTILE_PERCENT):
+    if world.chance(hostile):
         return there
     for bound in world.catalog.samples.together.get(relation.name, ()):
         if not bound.rows:

@@ -140,18 +140,23 @@ def operation(
     return register
 
 
-def new_row(world: World, table: str, tenant: str) -> Values:
-    """A new row for a table and tenant, handwritten or derived, remembered for later references."""
-    values = made_row(world, table, tenant)
+def new_row(world: World, table: str, tenant: str, *, lawful: bool = False) -> Values:
+    """A new row for a table and tenant, handwritten or derived, remembered for later references.
+
+    Nothing is amiss in a `lawful` one that is derived.
+    """
+    values = made_row(world, table, tenant, lawful=lawful)
     world.remember(table, tenant, values)
     return values
 
 
-def made_row(world: World, table: str, tenant: str) -> Values:
-    """A new row for a table and tenant, handwritten or derived."""
+def made_row(world: World, table: str, tenant: str, *, lawful: bool = False) -> Values:
+    """A new row for a table and tenant, handwritten or derived; see `new_row`."""
     from invariants.generation.derived import derived_row
 
     strategy = world.strategies.rows.get(table)
-    made: Any = strategy(world, tenant) if strategy else derived_row(world, table, tenant)
+    made: Any = (
+        strategy(world, tenant) if strategy else derived_row(world, table, tenant, lawful=lawful)
+    )
     values: Values = world.draw(made) if isinstance(made, SearchStrategy) else made
     return {**values, **world.cast.carried(table, tenant)} if tenant else values

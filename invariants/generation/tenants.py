@@ -38,7 +38,7 @@ def _tenant(world: World, identity: str) -> Tenant:
         # Those that have a role of their own are brought by the migrations.
         return Tenant(identity)
     key = world.id_column(root)
-    values = made_row(world, root, identity)
+    values = made_row(world, root, identity, lawful=True)
     if key not in values or root not in world.strategies.rows:
         values[key] = world.cast.value(identity)
     identity = str(values[key])
@@ -88,7 +88,7 @@ def _user(world: World, tenant: str) -> list[Statement]:
 
 def _inserted(world: World, table: str, tenant: str, own: dict[str, Value]) -> Insert:
     """A row with these values, known to what comes later."""
-    values = new_row(world, table, tenant)
+    values = new_row(world, table, tenant, lawful=True)
     values.update(own)
     known = world.known[table].pop()
     world.remember(table, known.tenant, values)

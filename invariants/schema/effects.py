@@ -65,8 +65,8 @@ class Setting:
 class Match:
     """A column that is compared with what the session says: a setting, who acts, what a call gives.
 
-    `claim` is the way to a key in the setting's document. `reads` are relations of a subquery that
-    the column's value has to be in.
+    `claim` is the way to a key in the document that the setting holds or the call gives. `reads`
+    are relations of a subquery that the column's value has to be in.
     """
 
     column: Parts
@@ -84,7 +84,8 @@ class Effects:
     `writes` has relation and verb, `assigns` the columns of a trigger's new row, `identities` the
     names under which it asks who is acting, `sets` the settings that it changes, the role too.
     `utilities` are statements that change no rows, as the parser calls them; `clock` when it asks
-    what time it is. `returns_null` and `returns_old` are said of triggers.
+    what time it is. `claimed` are calls with the way to a key in the document that they give.
+    `returns_null` and `returns_old` are said of triggers.
     """
 
     reads: frozenset[Parts] = frozenset()
@@ -97,6 +98,7 @@ class Effects:
     channels: frozenset[str] = frozenset()
     columns: frozenset[Parts] = frozenset()
     matches: frozenset[Match] = frozenset()
+    claimed: frozenset[tuple[Parts, Parts]] = frozenset()
     literals: frozenset[str] = frozenset()
     utilities: frozenset[str] = frozenset()
     raises: bool = False
@@ -104,6 +106,10 @@ class Effects:
     clock: bool = False
     returns_null: bool = False
     returns_old: bool = False
+
+    def ways(self, call: Parts) -> list[Parts]:
+        """The whole ways to keys that are taken from what a call gives; one empty way for none."""
+        return _whole(way for name, way in self.claimed if name == call)
 
     @property
     def setting_names(self) -> frozenset[str]:
@@ -190,6 +196,7 @@ class _Walk:
     channels: set[str] = field(default_factory=set)
     columns: set[Parts] = field(default_factory=set)
     matches: set[Match] = field(default_factory=set)
+    claimed: set[tuple[Parts, Parts]] = field(default_factory=set)
     literals: set[str] = field(default_factory=set)
     utilities: set[str] = field(default_factory=set)
     raises: bool = False
@@ -326,14 +333,10 @@ class _Walk:
         walk.visit(other)
         said = walk.effects()
         for setting in said.settings:
-            # The longest ways are whole; those they begin with were met on the way.
-            whole = [c for c in setting.claims if not any(_begins(c, d) for d in setting.claims)]
-            self.matches |= {Match(column, setting.name, c) for c in whole or [()]}
+            self.matches |= {Match(column, setting.name, c) for c in _whole(setting.claims)}
         self.matches |= {Match(column, identity=i) for i in said.identities}
         self.matches |= {
-            Match(column, call=c)
-            for c in said.calls
-            if c[-1] not in _PASSING and c[0] != "pg_catalog"
+            Match(column, call=c, claim=way) for c in _own_calls(said) for way in said.ways(c)
         }
         if said.reads:
             self.matches.add(Match(column, reads=said.reads))
@@ -342,7 +345,9 @@ class _Walk:
         """A key taken from the document that a setting holds, at the end of those before it."""
         while isinstance(node, dict):
             (kind, inner), *_ = node.items()
-            if kind == "A_Expr" and _strings(inner.get("name"))[-1:] in (("->",), ("#>",)):
+            if kind == "TypeCast":
+                node = inner.get("arg")
+            elif kind == "A_Expr" and _strings(inner.get("name"))[-1:] in (("->",), ("#>",)):
                 key = _constant(inner.get("rexpr"))
                 if key is None:
                     return
@@ -350,8 +355,12 @@ class _Walk:
                 node = inner.get("lexpr")
             else:
                 break
-        for setting in _asked(node):
+        walk = _Walk()
+        walk.visit(node)
+        said = walk.effects()
+        for setting in said.settings:
             self.settings.add(Setting(setting.name, frozenset({path})))
+        self.claimed |= {(call, path) for call in _own_calls(said)}
 
 
 @dataclass
@@ -438,6 +447,17 @@ def _merged(found: Iterable[Setting]) -> frozenset[Setting]:
         )
         for name, same in by_name.items()
     )
+
+
+def _whole(ways: Iterable[Parts]) -> list[Parts]:
+    """The longest ways; those they begin with were met on the way."""
+    every = set(ways)
+    return sorted(w for w in every if not any(_begins(w, other) for other in every)) or [()]
+
+
+def _own_calls(said: Effects) -> Iterator[Parts]:
+    """The calls of functions that are not the server's own."""
+    return (c for c in said.calls if c[-1] not in _PASSING and c[0] != "pg_catalog")
 
 
 def _begins(one: Parts, other: Parts) -> bool:

@@ -76,6 +76,29 @@ class TestTenancy:
         )
         assert contract["tenancy"]["session"] == {"jwt": '{"app": {"team": "{tenant}"}}'}
 
+    @pytest.mark.parametrize("taken", ["said() ->> 'team'", "said()::json ->> 'team'"])
+    def test_a_claim_taken_from_what_a_function_gives(self, drafted: Drafted, taken: str) -> None:
+        contract = drafted(
+            "CREATE FUNCTION said() RETURNS jsonb LANGUAGE sql STABLE"
+            " AS $$ SELECT nullif(current_setting('jwt', true), '')::jsonb -> 'app' $$;"
+            "CREATE FUNCTION mine() RETURNS uuid LANGUAGE sql STABLE"
+            f" AS $$ SELECT ({taken})::uuid $$;",
+            ROOT,
+            TASKS,
+            "CREATE POLICY own ON tasks USING (team_id = (SELECT mine()));",
+        )
+        assert contract["tenancy"]["session"] == {"jwt": '{"app": {"team": "{tenant}"}}'}
+
+    def test_a_claim_taken_in_the_policy_itself(self, drafted: Drafted) -> None:
+        contract = drafted(
+            "CREATE FUNCTION said() RETURNS jsonb LANGUAGE sql STABLE"
+            " AS $$ SELECT nullif(current_setting('jwt', true), '')::jsonb $$;",
+            ROOT,
+            TASKS,
+            "CREATE POLICY own ON tasks USING (team_id = (said() -> 'app' ->> 'team')::uuid);",
+        )
+        assert contract["tenancy"]["session"] == {"jwt": '{"app": {"team": "{tenant}"}}'}
+
     def test_a_role_for_each_tenant(self, drafted: Drafted) -> None:
         contract = drafted(
             "CREATE TABLE teams (id name PRIMARY KEY);",

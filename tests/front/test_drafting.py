@@ -49,6 +49,20 @@ def test_what_it_drafts_runs_without_an_edit(
     assert main([*arguments, "--max-examples", "20", "--invariant", "cross-tenant"]) == 0
 
 
+def test_tenants_are_lawful_in_every_workload(project: Path) -> None:
+    """What is tried of other rows is not tried of those that have to be there."""
+    plain = "CREATE TABLE shops (id uuid PRIMARY KEY);"
+    assert plain in SCHEMA
+    strict = (
+        "CREATE TABLE shops (id uuid PRIMARY KEY, slug text NOT NULL UNIQUE,"
+        " plan text CHECK (plan IN ('free', 'paid')), state text CHECK (state IN ('new', 'old')));"
+    )
+    (project / "schema.sql").write_text(SCHEMA.replace(plain, strict))
+    assert init() == 0
+    arguments = ["run", "--schema", "schema.sql", "--server", "embedded", "--seed", "1"]
+    assert main([*arguments, "--max-examples", "200", "--invariant", "cross-tenant"]) == 0
+
+
 def test_it_writes_over_nothing_unless_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from invariants.schema.catalog import Catalog, ForeignKey
 from invariants.schema.definitions import Definitions, PolicyText
@@ -176,7 +176,8 @@ class _Search:
                 if routine.name == match.call[-1] and (
                     len(match.call) == 1 or routine.schema == match.call[-2]
                 ):
-                    yield from self._asked(routine.effects, deep + 1)
+                    for said in self._asked(routine.effects, deep + 1):
+                        yield replace(said, claim=(*said.claim, *match.claim))
 
     def _asked(self, effects: Effects, deep: int) -> Iterator[Said]:
         for setting in effects.settings:
@@ -187,7 +188,8 @@ class _Search:
             yield Said(identity=identity)
         if deep < _DEEP:
             for call in effects.calls:
-                yield from self._resolved(Match((), call=call), deep)
+                for way in effects.ways(call):
+                    yield from self._resolved(Match((), call=call, claim=way), deep)
 
     def _session(
         self, column: str, root: str | None, tables: tuple[str, ...]
