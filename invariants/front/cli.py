@@ -218,6 +218,7 @@ def _contract(given: argparse.Namespace) -> int:
 
 def _gate(given: argparse.Namespace) -> int:
     from invariants.counterexamples.files import ensure_writable
+    from invariants.gate.chain import asked_for, with_chain
     from invariants.gate.release import GateOptions, gate
     from invariants.mutants.score import MutantOptions
     from invariants.reports.gate import write_all
@@ -233,10 +234,13 @@ def _gate(given: argparse.Namespace) -> int:
     )
     ensure_writable(of_run.artifacts)
     ensure_writable(own["report"], "--report")
+    chain_too = asked_for(Path("pyproject.toml"))
     with Terminal(quiet=given.quiet, aside=True, brief=True) as terminal:
         result = gate(
             GateOptions(of_run, of_mutants, **own), terminal, terminal.say, terminal.hunted
         )
+        if chain_too and not result.fault:
+            result = with_chain(result, of_run, terminal, terminal.say)
     write_all(result, own["report"])
     with Terminal(quiet=given.quiet) as terminal:
         terminal.gated(result, own["report"])
@@ -338,7 +342,7 @@ def _replay(given: argparse.Namespace) -> int:
                 for outcome in replay(kept, environment, contract):
                     failing += outcome.fails
                     terminal.replayed(outcome)
-        for outcome in replaying.replay(of_chain, wanted, terminal.say) if of_chain else ():
+        for outcome in replaying.replay(of_chain, wanted, terminal.say):
             failing += outcome.fails
             terminal.replayed(outcome)
     return EXIT_VIOLATED if failing else EXIT_HELD

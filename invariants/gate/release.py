@@ -23,6 +23,8 @@ from invariants.counterexamples.files import load, write
 from invariants.coverage.met import Coverage
 from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.generation.loading import files_of
+from invariants.migrations.replaying import is_of_chain
+from invariants.migrations.replaying import replay as replay_chain
 from invariants.mutants.score import MutantOptions, Progress, score
 from invariants.mutants.summary import score_to_json, verdict
 from invariants.options import COUNTEREXAMPLES, RunOptions
@@ -245,7 +247,10 @@ def replay_kept(
     """What the kept counterexamples come to now. Raises `UsageError` for one that is none."""
     kept = sorted(options.counterexamples.glob("*.json"))
     say(f"replaying {len(kept)} kept counterexamples of {options.counterexamples}")
-    return tuple(replay([load(p) for p in kept], environment, contract))
+    every = [load(p) for p in kept]
+    of_chain = [k for k in every if is_of_chain(k)]
+    replayed = replay([k for k in every if not is_of_chain(k)], environment, contract)
+    return (*replayed, *replay_chain(of_chain, options.run, say))
 
 
 def measured_once(

@@ -35,6 +35,8 @@ def replay(kept: Sequence[Kept], options: SchemaOptions, say: Say) -> Iterator[R
     One fails when its kind of failure is found, in the way that it was or in another. Raises
     `UsageError` where a file names what the chain or the schema has not.
     """
+    if not kept:
+        return
     require_own_server(options)
     contract = load(options.contract)
     course = course_of(source(replace(options, revision="head"), contract), "head")

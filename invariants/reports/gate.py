@@ -33,12 +33,13 @@ def headline(gate: Gate) -> str:
     for group, words in (
         ("invariants", "{} of {} invariants violated"),
         ("counterexamples", "{} of {} kept counterexamples fail again"),
+        ("migrations", "the chain of migrations fails in {} of {} ways"),
     ):
         mine = [c for c in gate.checks if c.group == group]
         if failed := sum(c.status == "failed" for c in mine):
             told = words.format(failed, len(mine))
             causes = sum(len(c.details) for c in mine if c.status == "failed")
-            reasons.append(told + (f", {causes} causes" if group == "invariants" else ""))
+            reasons.append(told + (f", {causes} causes" if group != "counterexamples" else ""))
     reasons += [
         f"{c.name}: {c.line}"
         for c in gate.checks
@@ -56,7 +57,7 @@ def screen(gate: Gate) -> Iterator[str]:
     """What fits on one screen: verdict, causes, what was tried, what is not covered."""
     yield headline(gate)
     for check in gate.checks:
-        if check.status == "failed" and check.group == "invariants":
+        if check.status == "failed" and check.group in ("invariants", "migrations"):
             yield ""
             yield f"{check.name}: {check.line}"
             for cause in check.details[:_CAUSES_SHOWN]:
@@ -112,6 +113,7 @@ def markdown(gate: Gate) -> str:
     for group, title in (
         ("invariants", "{name}: {line}"),
         ("counterexamples", "kept counterexamples that fail again"),
+        ("migrations", "{name}: {line}"),
         ("coverage", "{name}: {line}"),
         ("mutants", "{name}: {line}"),
     ):
