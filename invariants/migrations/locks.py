@@ -41,16 +41,17 @@ _NOTING = """
 CREATE SCHEMA {s};
 CREATE TABLE {s}.noted (
     number bigint GENERATED ALWAYS AS IDENTITY, event text, tag text, relation oid,
-    scans bigint, mode text);
+    scans bigint, mode text, transaction bigint);
 CREATE FUNCTION {s}.note(event text, tag text) RETURNS void LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog AS $note$
-    INSERT INTO {s}.noted (event, tag, relation, scans, mode)
+    INSERT INTO {s}.noted (event, tag, relation, scans, mode, transaction)
     SELECT event, tag, t.relid, coalesce(t.seq_scan, 0),
            (SELECT l.mode FROM pg_locks l
             WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
               AND l.relation = t.relid AND l.mode = ANY ({modes})
-            ORDER BY array_position({modes}, l.mode) DESC LIMIT 1)
+            ORDER BY array_position({modes}, l.mode) DESC LIMIT 1),
+           txid_current()
     FROM pg_stat_xact_user_tables t WHERE t.relid = ANY ({relations}::oid[])
 $note$;
 GRANT USAGE ON SCHEMA {s} TO PUBLIC;
@@ -144,7 +145,7 @@ def measured(stage: Stage) -> Measured:
             )
         with connect(scratch.conninfo) as connection:
             noted = connection.execute(
-                f"SELECT event, tag, relation, scans, mode FROM {schema}.noted"
+                f"SELECT event, tag, relation, scans, mode, transaction FROM {schema}.noted"
                 " ORDER BY number".encode()
             ).fetchall()
             now = {row[0]: row[2] for row in connection.execute(_TABLES.encode())}
@@ -177,20 +178,19 @@ def _regclass(connection: psycopg.Connection, oid: int) -> str:
 
 
 def _scanned(
-    tables: Mapping[int, str], noted: list[tuple[str, str, int, int, str | None]]
+    tables: Mapping[int, str], noted: list[tuple[str, str, int, int, str | None, int]]
 ) -> Mapping[str, tuple[str, str]]:
     """Tables that were scanned under a lock: by a statement of DDL that has it at its end, or by
     another after it was taken."""
     found: dict[str, tuple[str, str]] = {}
-    before: dict[int, tuple[int, str | None]] = {}
-    for event, tag, oid, scans, mode in noted:
-        last, had = before.get(oid, (0, None))
-        # Of another transaction: counted anew.
-        last = last if scans >= last else 0
+    before: dict[tuple[int, int], tuple[int, str | None]] = {}
+    for event, tag, oid, scans, mode, transaction in noted:
+        # Scans are counted, and locks held, by transaction.
+        last, had = before.get((oid, transaction), (0, None))
         under = mode if event == "ddl_command_end" else had
         if scans > last and under is not None and oid in tables:
             found.setdefault(tables[oid], (tag, under))
-        before[oid] = (scans, mode)
+        before[oid, transaction] = (scans, mode)
     return found
 
 

@@ -184,6 +184,18 @@ def test_an_index_built_beside_its_clients(project: Project) -> None:
     assert project.signatures("locks") == []
 
 
+def test_rows_filled_in_a_transaction_of_their_own(project: Project) -> None:
+    project.code(
+        """
+        run("ALTER TABLE tickets ADD a text")
+        run("COMMIT")
+        run("BEGIN")
+        run("UPDATE tickets SET a = 'x'")
+        """
+    )
+    assert project.signatures("locks") == []
+
+
 def test_a_constraint_validated_apart(project: Project) -> None:
     project.sql("ALTER TABLE tickets ADD CONSTRAINT c CHECK (id > 0) NOT VALID")
     project.sql("ALTER TABLE tickets VALIDATE CONSTRAINT c")
