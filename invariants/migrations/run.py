@@ -29,7 +29,10 @@ from invariants.servers.environment import Environment, open_environment
 Say = Callable[[str], None]
 _REDUCING_SECONDS_MIN = 8.0
 # How often a step is tried again without the rows that it was refused for.
+_ROUNDS_BY_ROW = 2
 _ROUNDS_MAX = 4
+# Kinds of which nothing can be said where no row is taken up the step.
+_NEED_ROWS: frozenset[Kind] = frozenset({"data", "downgrade", "owner", "locks"})
 
 
 @dataclass(frozen=True)
@@ -210,24 +213,32 @@ class _Run:
         begun = time.monotonic()
         side = stage.before
         found = self._judged(stage, data.upwards(stage))
-        for _ in range(_ROUNDS_MAX):
-            refused = [f for f in found if f.kind == "upgrade" and f.workload is not None]
+        for number in range(_ROUNDS_MAX):
+            refused = [f.workload for f in found if f.kind == "upgrade" and f.workload is not None]
             if side is None or not refused:
                 break
-            # The last is the one that was too much.
-            blamed = {o for f in refused if f.workload for o in f.workload.operations[-1:]}
-            stage = replace(stage, before=side.without(blamed))
-            assert stage.before is not None
-            if len(stage.before.workload.operations) == len(side.workload.operations):
-                break
-            side = kept_loaded(stage.before, stage.step.before, stage.shelf)
+            # The last is the one that was too much; where there is no end to them, its table is.
+            blamed = {o for workload in refused for o in workload.operations[-1:]}
+            if number >= _ROUNDS_BY_ROW:
+                tables = {s.relation for o in blamed for s in o.statements}
+                blamed = {
+                    o
+                    for o in side.workload.operations
+                    if any(s.relation in tables for s in o.statements)
+                }
+                self.remarks.append(
+                    f"{stage.step.revision}: tried without rows of {', '.join(sorted(tables))}, "
+                    "too many of which keep the upgrade from going on"
+                )
+            side = kept_loaded(side.without(blamed), stage.step.before, stage.shelf)
             stage = replace(stage, before=side)
             found = self._judged(stage, data.upwards(stage))
         if any(f.kind == "upgrade" for f in found):
-            self.remarks.append(
-                f"{stage.step.revision}: rows keep the upgrade from going on; what becomes of "
-                "others was not seen"
-            )
+            for kind in self.kinds:
+                if kind in _NEED_ROWS and kind not in self.errors:
+                    self.errors[kind] = (
+                        f"not judged at {stage.step.revision}: rows keep the upgrade from going on"
+                    )
         self._note_time(wanted, begun)
         return stage
 

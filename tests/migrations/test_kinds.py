@@ -45,6 +45,19 @@ def test_what_becomes_of_rows_beside_those_that_collide(project: Project) -> Non
     assert "migrations/data/r2/tickets.state" in project.signatures("data")
 
 
+def test_a_table_without_a_row_that_fits_is_left_out(project: Project) -> None:
+    """What becomes of the rows of others is seen, and that those were left out is said."""
+    project.contract('[[migrations.accepted]]\nsignature = "migrations/upgrade/r2"\nreason = "x"')
+    project.sql(
+        "ALTER TABLE tickets ADD CONSTRAINT c CHECK (id < 0);"
+        "ALTER TABLE shops ALTER name TYPE varchar(1) USING 'y'"
+    )
+    result = project.tried("data")
+    assert [f.counterexample.signature for f in project.found] == ["migrations/data/r2/shops.name"]
+    (remark,) = result.remarks
+    assert remark.startswith("r2: tried without rows of tickets")
+
+
 def test_rows_that_are_told_apart_before_they_are_mapped(project: Project) -> None:
     project.contract(
         """
