@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from invariants.errors import UsageError
+from invariants.generation.lawful import lawful
+from invariants.generation.references import required, taxonomy_of
 from invariants.generation.registry import made_row, new_row
 from invariants.generation.world import World
+from invariants.schema.catalog import ForeignKey
 from invariants.workload.operations import Insert, Statement, Tenant, Value
 from invariants.workload.templates import USER
 
@@ -13,7 +16,8 @@ def tenants(world: World, count: int) -> tuple[Tenant, ...]:
     """The first `count` tenants, whose ids are the same in every workload.
 
     Unless a row strategy chooses them. What else sessions need to act for them is sent first
-    (`World.given`). Raises `UsageError` when a strategy gives two the same id.
+    (`World.given`), and so are the tenants' own rows where those refer to others, as to an owner.
+    Raises `UsageError` when a strategy gives two the same id.
     """
     made = []
     for number in range(1, count + 1):
@@ -38,6 +42,7 @@ def _tenant(world: World, identity: str) -> Tenant:
         # Those that have a role of their own are brought by the migrations.
         return Tenant(identity)
     key = world.id_column(root)
+    before = _before(world, root, identity)
     values = made_row(world, root, identity, lawful=True)
     if key not in values or root not in world.strategies.rows:
         values[key] = world.cast.value(identity)
@@ -48,7 +53,37 @@ def _tenant(world: World, identity: str) -> Tenant:
             "choose another one for each, or use the one it is given"
         )
     world.remember(root, identity, values)
+    if before:
+        values.update(_owned_by(world, root, identity))
+        made = Insert(root, tuple(values), (tuple(values.values()),))
+        world.given.append(world.maintenance(*before, made))
+        return Tenant(identity)
     return Tenant(identity, tuple(values), tuple(values.values()))
+
+
+def _before(world: World, root: str, identity: str) -> list[Statement]:
+    """The rows without which there is no row of the tenant: of its user, and what else it names."""
+    relation = world.catalog.tables[root]
+    needed = {k.target for k in required(world, relation)} - {root}
+    if root in world.strategies.rows or not needed:
+        return []
+    users = {key.target for key in _naming_users(world)}
+    made = _users(world, identity) if needed & users else []
+    for table in sorted(needed - users):
+        if taxonomy_of(world, table) is None and not world.rows_of(table):
+            made += [row.statement() for row in lawful(world, table, "", 0, (root,))]
+    return made
+
+
+def _owned_by(world: World, root: str, identity: str) -> dict[str, Value]:
+    """What the tenant's row says of its user, where it has to."""
+    users = {key.target for key in _naming_users(world)}
+    user = world.cast.user_value(world.cast.user_of(identity))
+    return {
+        k.columns[0]: user
+        for k in required(world, world.catalog.tables[root])
+        if k.target in users and len(k.columns) == 1
+    }
 
 
 def _opening(world: World) -> list[Statement]:
@@ -66,24 +101,35 @@ def _opening(world: World) -> list[Statement]:
 
 def _user(world: World, tenant: str) -> list[Statement]:
     """The user who acts for a tenant, where the schema keeps users and whose they are."""
-    tenancy, tables = world.contract.tenancy, world.catalog.tables
-    members = tenancy.members
-    user = world.cast.user_value(world.cast.user_of(tenant))
-    named = [(members.table, members.user)] if members else []
-    named += [c for c, template in tenancy.tied.items() if template == f"{{{USER}}}"]
-    made: list[Statement] = []
-    seen = set()
-    for table, column in named:
-        key = tables[table].foreign_key_of(column) if table in tables else None
-        if key is None or key.target in seen or key.target not in tables:
-            continue
-        seen.add(key.target)
-        told = dict(zip(key.columns, key.target_columns, strict=True))
-        made.append(_inserted(world, key.target, tenant, {told[column]: user}))
-    if members is not None and members.table in tables and members.table not in seen:
+    made, members = _users(world, tenant), world.contract.tenancy.members
+    kept = {key.target for key in _naming_users(world)}
+    if members is not None and members.table in world.catalog.tables and members.table not in kept:
+        user = world.cast.user_value(world.cast.user_of(tenant))
         own = {members.user: user, members.tenant: world.cast.value(tenant)}
         made.append(_inserted(world, members.table, tenant, own))
     return made
+
+
+def _users(world: World, tenant: str) -> list[Statement]:
+    """The rows of the user himself, but for those that are there already."""
+    user = world.cast.user_value(world.cast.user_of(tenant))
+    made: list[Statement] = []
+    for key in _naming_users(world):
+        (column,) = key.target_columns
+        if not any(known.values.get(column) == user for known in world.rows_of(key.target)):
+            made.append(_inserted(world, key.target, tenant, {column: user}))
+    return made
+
+
+def _naming_users(world: World) -> list[ForeignKey]:
+    """The foreign keys by which columns that name the session's user do so, one a table."""
+    tenancy, tables = world.contract.tenancy, world.catalog.tables
+    members = tenancy.members
+    named = [(members.table, members.user)] if members else []
+    named += [c for c, template in tenancy.tied.items() if template == f"{{{USER}}}"]
+    keys = [tables[t].foreign_key_of(c) for t, c in named if t in tables]
+    found = [k for k in keys if k is not None and len(k.columns) == 1 and k.target in tables]
+    return list({k.target: k for k in reversed(found)}.values())
 
 
 def _inserted(world: World, table: str, tenant: str, own: dict[str, Value]) -> Insert:

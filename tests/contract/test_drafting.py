@@ -99,6 +99,16 @@ class TestTenancy:
         )
         assert contract["tenancy"]["session"] == {"jwt": '{"app": {"team": "{tenant}"}}'}
 
+    def test_a_role_that_no_policy_binds_is_left_to_a_person(self, drafted: Drafted) -> None:
+        bypassing = (
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'drafts_all') THEN"
+            " CREATE ROLE drafts_all NOLOGIN BYPASSRLS; END IF; END $$;"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks TO drafts_all;"
+        )
+        contract = drafted(ROOT, TASKS, OWN, bypassing)
+        assert "drafts_all" not in contract["roles"]
+        assert "drafter" in contract["roles"]
+
     def test_a_role_for_each_tenant(self, drafted: Drafted) -> None:
         contract = drafted(
             "CREATE TABLE teams (id name PRIMARY KEY);",

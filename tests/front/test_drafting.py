@@ -63,6 +63,37 @@ def test_tenants_are_lawful_in_every_workload(project: Path) -> None:
     assert main([*arguments, "--max-examples", "200", "--invariant", "cross-tenant"]) == 0
 
 
+OWNED = """
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'clerk') THEN
+  CREATE ROLE clerk NOLOGIN; END IF; END $$;
+CREATE TABLE people (id uuid PRIMARY KEY, email text UNIQUE);
+CREATE TABLE plans (id serial PRIMARY KEY, name text NOT NULL);
+CREATE TABLE shops (id uuid PRIMARY KEY, owner uuid NOT NULL REFERENCES people,
+  plan integer NOT NULL REFERENCES plans);
+CREATE TABLE seats (shop_id uuid REFERENCES shops, person uuid REFERENCES people,
+  PRIMARY KEY (shop_id, person));
+CREATE TABLE sales (id uuid PRIMARY KEY, shop_id uuid NOT NULL REFERENCES shops, what text);
+CREATE FUNCTION mine() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER AS $$
+  SELECT shop_id FROM seats WHERE person = nullif(current_setting('my.person', true), '')::uuid $$;
+ALTER TABLE sales ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON sales USING (shop_id IN (SELECT mine()));
+GRANT SELECT, INSERT ON sales TO clerk;
+"""
+
+
+def test_tenants_that_name_their_owner(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a tenant's own row refers to is there before it."""
+    (project / "schema.sql").write_text(OWNED)
+    assert init() == 0
+    arguments = ["run", "--schema", "schema.sql", "--server", "embedded", "--seed", "1"]
+    arguments += ["--invariant", "cross-tenant", "--max-examples", "30"]
+    assert main(arguments) == 0, capsys.readouterr()
+    leaking = OWNED.replace("(shop_id IN (SELECT mine()))", "(true)")
+    (project / "schema.sql").write_text(leaking)
+    assert main(arguments) == 1
+    assert "VIOLATED cross-tenant/select/sales" in capsys.readouterr().out
+
+
 def test_it_writes_over_nothing_unless_told(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

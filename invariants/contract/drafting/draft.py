@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +107,16 @@ def _questions(found: tenancy.Tenancy, roles: Sequence[Role], reach: Reach) -> I
         )
 
 
+def _apart(roles: Sequence[Role], special: Collection[object]) -> frozenset[str]:
+    """Roles that no policy binds and that are not to act for tenants, unless all are like that."""
+    bypassing = frozenset(r.name for r in roles if r.bypasses and r.name not in special)
+    return bypassing if len(bypassing) < len(roles) else frozenset()
+
+
+def _inline(verbs: Sequence[str]) -> str:
+    return f"[{', '.join(map(json.dumps, verbs))}]"
+
+
 def toml(made: Draft, title: str, unread: frozenset[str] = frozenset()) -> str:
     """The draft as the text of a contract; what is `unread` is commented out, and said."""
     return "\n".join(_lines(made, title, unread)) + "\n"
@@ -176,8 +187,15 @@ def _lines(made: Draft, title: str, unread: frozenset[str]) -> Iterator[str]:
         members = {"table": t.members.table, "user": t.members.user, "tenant": t.members.tenant}
         yield from said("members", f"members = {_value(members)}")
     special = {made.erased_by, *(r.values.get("repaired_by") for r in made.rules)}
+    apart = _apart(made.roles, special)
     for role in made.roles:
         yield ""
+        if role.name in apart:
+            yield from _evidence("proposed, if it acts for tenants: it goes around all policies")
+            yield f"# [roles.{_key(role.name)}]"
+            yield from (f"# {_key(r)} = {_inline(vs)}" for r, vs in role.relations.items())
+            yield from (f'# {_key(routine)} = ["execute"]' for routine in role.routines)
+            continue
         yield f"[roles.{_key(role.name)}]"
         if role.name in special:
             granted = ", ".join(f"{v} on {r}" for r, vs in role.relations.items() for v in vs)
