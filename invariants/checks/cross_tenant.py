@@ -25,6 +25,7 @@ from invariants.checks.base import (
 from invariants.checks.ownership import link_of, owner_in, printed
 from invariants.checks.sayings import way
 from invariants.checks.sequences import CHANNEL, chosen, counted
+from invariants.checks.values import as_read
 from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
 from invariants.schema.catalog import ForeignKey
@@ -462,7 +463,8 @@ def _keys_named(case: Case, operation: Operation) -> Iterator[tuple[str, tuple[o
             key = case.catalog.tables[name].primary_key
             for source in _rows_named(statement) if key else ():
                 if all(c in source for c in key):
-                    yield name, tuple(source[c] for c in key)
+                    columns = case.catalog.tables[name].columns
+                    yield name, tuple(as_read(columns[c], source[c]) for c in key)
 
 
 def _foreign_key_named(case: Case, step: Step, statement: Statement) -> str:

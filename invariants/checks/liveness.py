@@ -19,7 +19,7 @@ from invariants.checks.values import as_text
 from invariants.contract.contract import ANYBODY
 from invariants.execution.history import Step
 from invariants.workload import sql
-from invariants.workload.operations import RUNS_AS_ANOTHER, Select, Truncate
+from invariants.workload.operations import RUNS_AS_ANOTHER, Select, Truncate, Update
 
 # Why an operation is to be refused, by the rule that the model names.
 _WHY = {
@@ -169,10 +169,21 @@ class Liveness(Invariant):
             return False
         if error.sqlstate == "42501":
             return "row-level security" in error.message
+        if self._by_domain(case, step, prediction.position):
+            return False
         if error.sqlstate == "0A000":
             statement = step.operation.statements[prediction.position]
             return isinstance(statement, Truncate) and statement.relation in case.catalog.referrers
         return error.sqlstate == "P0001" or error.sqlstate.startswith("23")
+
+    def _by_domain(self, case: Case, step: Step, position: int) -> bool:
+        """Whether a domain may have refused a value, which it does before privileges are asked."""
+        statement, error = step.operation.statements[position], step.error
+        relation = case.catalog.relations.get(statement.relation)
+        named = dict(statement.assign) if isinstance(statement, Update) else {}
+        columns = relation.columns if relation is not None else {}
+        domain = any(c in columns and columns[c].constrained for c in named)
+        return domain and error is not None and not error.relation
 
     def _granted(self, step: Step, prediction: Prediction) -> Violation:
         """Another guard refused: the role has a privilege that it was never promised."""

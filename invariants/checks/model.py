@@ -275,6 +275,7 @@ class _Model(Rows):
                 self._allowed(relation, column, row[column.name])
             else:
                 require(not column.not_null or column.has_default or column.generated, "not null")
+        self._left_out(relation, row)
         need(all(row.get(c) is not None for c in relation.primary_key))
         self._keyed(relation.name, row)
 

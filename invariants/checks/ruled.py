@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -14,10 +15,13 @@ from invariants.checks.values import comparable, exact, fits, pii_keys
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import Ledger, Sum
 from invariants.execution.history import State
-from invariants.schema.catalog import Catalog, Column, Relation
+from invariants.schema.catalog import Catalog, Check, Column, Relation
 from invariants.workload.operations import OPERATOR, Json, Operation, Value
 
 Values = dict[str, Any]
+
+# What a CHECK says that may be false of columns in which there is nothing.
+_OF_NOTHING = re.compile(r"\bNOT NULL\b|\bnum_n|\bDISTINCT\b|coalesce", re.IGNORECASE)
 
 
 class Open(Exception):
@@ -257,11 +261,12 @@ class Rows:
     def _typed(self, relation: Relation, column: Column, value: Value) -> None:
         """The type takes the value, whatever else is said of it."""
         need(column.choosable and not column.is_array)
+        # A domain refuses a value, or none, before there is a row.
+        need(value is not None or not (column.constrained and column.not_null))
         if value is not None:
             taken = fits(column, value)
             need(taken is not None)
             require(taken, "type")
-            # A domain refuses a value before there is a row.
             promised = (relation.name, column.name) in self.contract.domains
             need(promised or not column.constrained or self._tried(relation, column, value))
 
@@ -269,6 +274,7 @@ class Rows:
         """The contract lets the column take a value of its type."""
         if value is None:
             require(not column.not_null, "not null")
+            need(not any(self._asks_for(relation, c, column.name) for c in relation.checks))
             return
         domain = self.contract.domains.get((relation.name, column.name))
         governed = self.contract.governs(relation.name, column.name)
@@ -285,6 +291,22 @@ class Rows:
         if pii is not None:
             assert isinstance(value, Json)
             require(not pii_keys(pii, value.document), "pii")
+
+    def _asks_for(self, relation: Relation, check: Check, column: str) -> bool:
+        """Whether a CHECK may refuse that there is nothing in a column."""
+        if column not in check.columns:
+            return False
+        if all(self.contract.governs(relation.name, c) for c in check.columns):
+            return False
+        return len(check.columns) > 1 or bool(_OF_NOTHING.search(check.definition))
+
+    def _left_out(self, relation: Relation, given: Collection[str]) -> None:
+        """No CHECK may ask for columns of which a row says nothing and that have no defaults."""
+        for check in relation.checks:
+            plain = all(not relation.columns[c].has_default for c in check.columns)
+            asks = any(self._asks_for(relation, check, c) for c in check.columns)
+            out = plain and asks and not {*check.columns} & set(given)
+            need(not out or not _OF_NOTHING.search(check.definition))
 
     def _let_in(self, relation: Relation, column: Column, value: Value) -> bool:
         """Whether no CHECK and no partition keeps a value out, as far as that was tried."""

@@ -13,6 +13,7 @@ from invariants.checks.ownership import key_type, readable
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Within
 from invariants.schema.catalog import Catalog, Column
+from invariants.schema.spellings import ANY_TEXT
 from invariants.workload.operations import OPERATOR, Actor, Said, Value, ident
 from invariants.workload.templates import TENANT, USER, filled
 
@@ -61,7 +62,21 @@ class Cast:
             return column.enum[(number - 1) % len(column.enum)]
         if self.kind in (None, "uuid"):
             return ident(self.contract.tenancy.root or self.contract.tenancy.column, number)
-        return str(_FIRST + number) if self.kind in _INTEGERS else f"t{number}"
+        if self.kind in _INTEGERS:
+            return str(_FIRST + number)
+        return self._text(number) or f"t{number}"
+
+    def _text(self, number: int) -> str:
+        """An id of the shape that CHECKs ask for; nothing where any text will do."""
+        tenancy = self.contract.tenancy
+        tables = (tenancy.root,) if tenancy.root is not None else tenancy.tables
+        column = self._key_column()
+        for table in tables if column is not None else ():
+            assert column is not None
+            found = self.catalog.samples.of(table, column.name)
+            if found is not None and found.series != ANY_TEXT:
+                return str(found.nth(column, number))
+        return ""
 
     def _key_column(self) -> Column | None:
         tenancy, tables = self.contract.tenancy, self.catalog.tables

@@ -51,6 +51,8 @@ def column_value(world: World, table: str, name: str, tenant: str, *, hostile: i
 
 def derived_row(world: World, table: str, tenant: str, *, lawful: bool = False) -> dict[str, Value]:
     """A row made from types, NOT NULL, CHECK and keys, with nothing amiss if `lawful`."""
+    # What everything else stands on, tenants and what all share, is as it should be.
+    lawful = lawful or table not in world.contract.tenancy.owned
     hostile, again = (0, 0) if lawful else (_HOSTILE_PERCENT, _AGAIN_PERCENT)
     relation, whose = world.catalog.tables[table], world.contract.tenancy.column
     row: dict[str, Value] = {}

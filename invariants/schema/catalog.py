@@ -51,8 +51,8 @@ class Column:
     """One column. `type` is the base type's SQL name; `length` in characters, -1 is unlimited.
 
     `scale` is the number of digits after the point, of a number or of a second; -1 is any number.
-    `identity` is how it is numbered: `always` or `by default`. It is `constrained` by the
-    CHECK of a domain; one that `equates` has a collation by which different texts are equal.
+    `identity` is how it is numbered: `always` or `by default`. It is `constrained` by the CHECK or
+    NOT NULL of a domain; one that `equates` has a collation by which different texts are equal.
     """
 
     name: str
@@ -317,7 +317,8 @@ SELECT a.attrelid AS rel, a.attname AS name, a.attnotnull OR b.not_null AS not_n
        CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END
          AS identity,
        format_type(t.oid, NULL) AS type,
-       b.checked AS constrained, coalesce(NOT l.collisdeterministic, false) AS equates,
+       b.checked OR b.not_null AS constrained,
+       coalesce(NOT l.collisdeterministic, false) AS equates,
        CASE WHEN t.typname IN ('varchar', 'bpchar') AND m.typmod > 4 THEN m.typmod - 4
             ELSE -1 END AS length,
        CASE WHEN t.typname = 'numeric' AND m.typmod > 4 THEN (m.typmod - 4) & 65535

@@ -5,6 +5,7 @@ Which of them it does take is for the server to say (`candidates`). The plain on
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -150,6 +151,8 @@ _TEXT_SERIES = (
 _TEXTUAL = ("text", "character varying", "character", "citext", "name")
 _QUOTED = re.compile(r"E?'((?:[^']|'')*)'")
 _NUMBER = re.compile(r"(?<![\w.'$])\(?(-?\d+(?:\.\d+)?)\)?(?![\w'])")
+_DAY = re.compile(r"(\d{4}-\d\d-\d\d)((?: .*)?)\Z")
+_NOW = re.compile(r"\bnow\(\)|\bCURRENT_|\bLOCALTIME|_timestamp\(\)", re.IGNORECASE)
 _REGEX = re.compile(r"[\\^$*+?\[(|{]")
 # How PostgreSQL's regular expressions say what Python's say otherwise.
 _CLASSES = {
@@ -186,6 +189,7 @@ def texts(column: Column, conditions: Sequence[str]) -> tuple[list[str], list[st
     if kind in ("json", "jsonb"):
         return _once(plain), _once(list(_documents(literals)))
     near = [n for number in numbers for n in _around(number)]
+    near += [d for literal in literals for d in _days_around(literal)]
     more = [] if plain else [*_ANY, *TEXTS]
     if kind in _TEXTUAL:
         more += [*_SHAPES, *_of_length(numbers)]
@@ -212,10 +216,14 @@ def listed(conditions: Sequence[str]) -> list[str]:
 
 
 def named(conditions: Sequence[str]) -> list[str]:
-    """The literals in conditions, with the numbers next to those among them."""
+    """The literals in conditions, with the numbers and days next to those among them."""
     literals = [_unquoted(q) for c in conditions for q in _QUOTED.findall(c)]
     numbers = [n for c in conditions for n in _NUMBER.findall(c)]
-    return _once([*literals, *(n for number in numbers for n in _around(number))])
+    near = [n for number in numbers for n in _around(number)]
+    near += [d for literal in literals for d in _days_around(literal)]
+    if any(_NOW.search(c) for c in conditions):
+        near += ["1901-01-01", "2100-01-01"]
+    return _once([*literals, *near])
 
 
 def patterned(conditions: Sequence[str]) -> list[str]:
@@ -269,6 +277,18 @@ def _around(number: str) -> Iterator[str]:
         return
     yield str(int(number) + 1)
     yield str(int(number) - 1)
+
+
+def _days_around(literal: str) -> Iterator[str]:
+    found = _DAY.match(literal)
+    if found is None:
+        return
+    try:
+        day = datetime.date.fromisoformat(found[1])
+        for days in (1, -1):
+            yield f"{day + datetime.timedelta(days=days)}{found[2]}"
+    except (ValueError, OverflowError):
+        return
 
 
 def _of_length(numbers: Sequence[str]) -> Iterator[str]:

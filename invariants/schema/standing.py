@@ -26,8 +26,10 @@ _PARAMETERS = "SELECT parname FROM pg_parameter_acl ORDER BY 1"
 _PARAMETERS_SINCE = 150000
 # By a column that it belongs to, or whose default asks it.
 _NUMBERS = """
-SELECT DISTINCT CASE sn.nspname WHEN 'public' THEN '' ELSE sn.nspname || '.' END || s.relname,
-       CASE tn.nspname WHEN 'public' THEN '' ELSE tn.nspname || '.' END || t.relname
+SELECT DISTINCT CASE sn.nspname WHEN 'public' THEN '' ELSE sn.nspname || '.' END
+       || CASE WHEN s.relname ~ '[."]' THEN quote_ident(s.relname) ELSE s.relname END,
+       CASE tn.nspname WHEN 'public' THEN '' ELSE tn.nspname || '.' END
+       || CASE WHEN t.relname ~ '[."]' THEN quote_ident(t.relname) ELSE t.relname END
 FROM pg_class s JOIN pg_namespace sn ON sn.oid = s.relnamespace
 JOIN (
     SELECT objid AS sequence, refobjid AS relation FROM pg_depend
