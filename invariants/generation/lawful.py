@@ -22,6 +22,9 @@ from invariants.workload.operations import (
     ident,
 )
 
+# So many rows there are of what all share.
+_SHARED = 2
+
 
 @dataclass(frozen=True)
 class LawfulRow:
@@ -104,6 +107,26 @@ def lawful(
             values[sums.amount] = total
     actor = world.actor(world.writer("insert", table), tenant)
     return [*before, LawfulRow(table, actor, values, relation.overrides(values))]
+
+
+def filled(world: World) -> list[Operation]:
+    """Rows of what all tenants share, where theirs cannot be without them and there are none."""
+    if not world.contract.tenancy.shared:
+        return []
+    tables, there = world.catalog.tables, world.catalog.samples.there
+    needed = {
+        key.target
+        for table in world.contract.tenancy.owned
+        for key in required(world, tables[table])
+        if not world.is_owned(key.target) and key.target not in there
+    }
+    return [
+        row.inserted()
+        for table in sorted(needed)
+        if taxonomy_of(world, table) is None
+        for _ in range(_SHARED)
+        for row in lawful(world, table, "")
+    ]
 
 
 def _numbered(world: World, relation: Relation, name: str, value: Value, number: int) -> Value:

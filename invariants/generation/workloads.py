@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 from invariants.checks.base import Invariant
 from invariants.contract.contract import Contract
 from invariants.generation.hostile import readings
+from invariants.generation.lawful import filled
 from invariants.generation.loading import strategies_of
 from invariants.generation.registry import Registered, Strategies
 from invariants.generation.sessions import concurrent
@@ -57,6 +58,7 @@ def workloads(
         if sessions and invariant.concurrent and world.chance(_CONCURRENT_PERCENT):
             return concurrent(world, weighted, sessions)
         people = tenants(world, 1 if world.below(5) == 0 else 2)
+        world.given += filled(world)
         made: list[Operation] = []
         if world.chance(60):
             # Most of what can go wrong needs rows of one tenant that refer to each other first.

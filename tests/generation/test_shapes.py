@@ -57,3 +57,13 @@ def test_every_table_is_written(judge: Judge) -> None:
         for row in step.after.records
     }
     assert set(judge.contract.tenancy.tables) <= written
+
+
+def test_what_all_share_is_filled_first(judge: Judge) -> None:
+    of = INVARIANTS["cross-tenant"]
+    made = drawn(generation.workloads(judge.contract, judge.catalog, of), DRAWS)
+    for workload in [w for w in made if not w.sessions][:10]:
+        final = judge.case(of, workload, worlds=False).history.final
+        assert len(final.rows("countries")) == 2
+        # What the migrations brought is enough.
+        assert len(final.rows("plans")) == 2
