@@ -142,13 +142,13 @@ def _unbalanced(case: Case, rule: Sum, group: Group) -> str:
     key: Mapping[str, Any] = dict(zip(columns, group, strict=True))
     if rule.table not in case.ownership.direct:
         key = {c: v for c, v in key.items() if c != case.contract.tenancy.column}
-    where = " AND ".join(f"{sql.name(c)} = {sql.literal(v)}" for c, v in key.items())
+    where = " AND ".join(f"{sql.column(c)} = {sql.literal(v)}" for c, v in key.items())
     total_key = case.catalog.tables[rule.total_table].primary_key[0]
     total = (
-        f"SELECT {sql.name(rule.total_column)} FROM {sql.name(rule.total_table)} "
-        f"WHERE {sql.name(total_key)} = {sql.literal(key[rule.total_key])}"
+        f"SELECT {sql.column(rule.total_column)} FROM {sql.name(rule.total_table)} "
+        f"WHERE {sql.column(total_key)} = {sql.literal(key[rule.total_key])}"
     )
     return (
-        f"(SELECT count(*) > 0 AND abs(sum({sql.name(rule.amount)}) - ({total})) "
+        f"(SELECT count(*) > 0 AND abs(sum({sql.column(rule.amount)}) - ({total})) "
         f"> {rule.tolerance} FROM {sql.name(rule.table)} WHERE {where})"
     )

@@ -219,7 +219,7 @@ class Invariant(ABC):
 def row_matches(table: str, values: Mapping[str, object]) -> str:
     """An SQL condition: a row with these values exists."""
     terms = [
-        f"{sql.name(c)} IS NULL" if v is None else f"{sql.name(c)} = {sql.literal(_value(v))}"
+        f"{sql.column(c)} IS NULL" if v is None else f"{sql.column(c)} = {sql.literal(_value(v))}"
         for c, v in values.items()
     ]
     return f"EXISTS (SELECT FROM {sql.name(table)} WHERE {' AND '.join(terms) or 'true'})"

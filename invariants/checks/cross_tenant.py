@@ -507,14 +507,14 @@ def _refers(case: Case, key: ForeignKey, row: Record) -> str:
 
 def _crosses(case: Case, key: ForeignKey, row: Record) -> str:
     terms = [
-        f"{sql.name(t)} = {sql.literal(row[c])}"
+        f"{sql.column(t)} = {sql.literal(row[c])}"
         for c, t in zip(key.columns, key.target_columns, strict=True)
     ]
     found = f"SELECT FROM {sql.name(key.target)} WHERE {' AND '.join(terms)}"
     if key.target not in case.ownership.direct:
         # Whose it is depends on the row that it refers to itself.
         return f"EXISTS ({found})"
-    column, tenant = sql.name(case.contract.tenancy.column), sql.literal(case.tenant_of(row))
+    column, tenant = sql.column(case.contract.tenancy.column), sql.literal(case.tenant_of(row))
     return f"EXISTS ({found} AND {column} IS DISTINCT FROM {tenant})"
 
 
@@ -581,13 +581,13 @@ def foreign_rows(
             if table in tenancy.scoped_by:
                 values = sorted({(r[position] or b"").decode() for r in foreign})
                 listed = ", ".join(map(sql.literal, values))
-                return foreign, f"{sql.name(column)}::text IN ({listed})"
+                return foreign, f"{sql.column(column)}::text IN ({listed})"
             tenants = sorted(filter(None, allowed))
             if len(tenants) < 2:
                 tenant = sql.literal(tenants[0] if tenants else None)
-                return foreign, f"{sql.name(column)}::text IS DISTINCT FROM {tenant}"
+                return foreign, f"{sql.column(column)}::text IS DISTINCT FROM {tenant}"
             listed = ", ".join(map(sql.literal, tenants))
-            return foreign, f"{sql.name(column)}::text NOT IN ({listed})"
+            return foreign, f"{sql.column(column)}::text NOT IN ({listed})"
     said = dict(step.operation.actor.said)
     for level in tenancy.within:
         if level.column in answer.columns and level.name in said and table != level.root:
@@ -596,7 +596,7 @@ def foreign_rows(
             foreign = [r for r in answer.rows if r[position] not in (wanted, None)]
             if foreign:
                 value = sql.literal(said[level.name])
-                return foreign, f"{sql.name(level.column)}::text IS DISTINCT FROM {value}"
+                return foreign, f"{sql.column(level.column)}::text IS DISTINCT FROM {value}"
     return None
 
 

@@ -171,7 +171,7 @@ class IdempotentIngest(Invariant):
         if not twins:
             return
         where = " AND ".join(
-            f"{sql.name(c)} = {sql.literal(str(v))}"
+            f"{sql.column(c)} = {sql.literal(str(v))}"
             for c, v in (
                 (case.contract.tenancy.column, case.tenant_of(row)),
                 *zip(*key, strict=True),

@@ -155,15 +155,15 @@ def _overposts(case: Case, rule: Ledger, state: State, row: Record) -> Iterator[
         return
     (key,) = case.catalog.tables[rule.source_table].primary_key
     posted = sql.literal(row[rule.posts])
-    postings_only = f" AND {sql.name(rule.corrects)} IS NULL" if rule.corrects else ""
+    postings_only = f" AND {sql.column(rule.corrects)} IS NULL" if rule.corrects else ""
     yield _Fault(
         f"{rule.amount} posted in parts",
         f"takes what is posted to {total}, and {rule.source_table}.{rule.source_amount} "
         f"is {source[rule.source_amount]}",
-        f"(SELECT sum({sql.name(rule.amount)}) FROM {sql.name(rule.table)} "
-        f"WHERE {sql.name(rule.posts)} = {posted}{postings_only}) > "
-        f"(SELECT {sql.name(rule.source_amount)} FROM {sql.name(rule.source_table)} "
-        f"WHERE {sql.name(key)} = {posted})",
+        f"(SELECT sum({sql.column(rule.amount)}) FROM {sql.name(rule.table)} "
+        f"WHERE {sql.column(rule.posts)} = {posted}{postings_only}) > "
+        f"(SELECT {sql.column(rule.source_amount)} FROM {sql.name(rule.source_table)} "
+        f"WHERE {sql.column(key)} = {posted})",
         (source, *(p for p in postings if p is not row)),
     )
 
@@ -196,8 +196,8 @@ def _misposts(case: Case, rule: Ledger, state: State, row: Record) -> Iterator[_
             f"{rule.posts} posted once",
             f"posts the same row of {rule.source_table} as {len(twins)} other",
             f"(SELECT count(*) > 1 FROM {sql.name(rule.table)} "
-            f"WHERE {sql.name(rule.posts)} = {sql.literal(row[rule.posts])}"
-            + (f" AND {sql.name(rule.corrects)} IS NULL)" if rule.corrects else ")"),
+            f"WHERE {sql.column(rule.posts)} = {sql.literal(row[rule.posts])}"
+            + (f" AND {sql.column(rule.corrects)} IS NULL)" if rule.corrects else ")"),
             tuple(twins),
         )
 
@@ -234,7 +234,7 @@ def _miscorrects(case: Case, rule: Ledger, state: State, row: Record) -> Iterato
         yield _Fault(
             "net below zero",
             f"takes its posting below zero, to {net}",
-            f"(SELECT sum({sql.name(rule.amount)}) < 0 FROM {sql.name(rule.table)} "
-            f"WHERE {sql.name(key)} = {posted} OR {sql.name(rule.corrects)} = {posted})",
+            f"(SELECT sum({sql.column(rule.amount)}) < 0 FROM {sql.name(rule.table)} "
+            f"WHERE {sql.column(key)} = {posted} OR {sql.column(rule.corrects)} = {posted})",
             (posting, *(c for c in corrections if c is not row)),
         )

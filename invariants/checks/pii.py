@@ -84,7 +84,7 @@ class PiiKeptOut(Invariant):
             return
         paths = " OR ".join(
             "jsonb_path_exists(t.{c}::jsonb, {p})".format(
-                c=sql.name(column), p=sql.literal(f"$.**.{_quoted(k)}")
+                c=sql.column(column), p=sql.literal(f"$.**.{_quoted(k)}")
             )
             for k in keys[:1]
         )

@@ -270,7 +270,7 @@ def _canonical(kind: str, text: str) -> str | float:
 
 def _condition(column: ReadColumn, wanted: Any, rows: list[Record]) -> str:
     """An SQL condition: the column shows what it must."""
-    name = sql.name(column.name)
+    name = sql.column(column.name)
     if column.summary == "age":
         last = sql.literal(max((str(r[column.source]) for r in rows), key=moment))
         seconds = (

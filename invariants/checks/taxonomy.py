@@ -83,7 +83,7 @@ class TaxonomyKept(Invariant):
                         "state",
                         -1,
                         f"NOT EXISTS (SELECT FROM {sql.name(rule.table)} "
-                        f"WHERE {sql.name(rule.code)} = {code})",
+                        f"WHERE {sql.column(rule.code)} = {code})",
                     ),
                 ),
             )
@@ -138,7 +138,7 @@ class TaxonomyKept(Invariant):
                             step.index,
                             f"EXISTS (SELECT FROM {sql.name(table)} u WHERE NOT EXISTS "
                             f"(SELECT FROM {sql.name(rule.table)} t "
-                            f"WHERE t.{sql.name(rule.code)} = u.{sql.name(column)}))",
+                            f"WHERE t.{sql.column(rule.code)} = u.{sql.column(column)}))",
                         ),
                     ),
                     evidence=(Evidence(f"the row in {table}", shown(row)),),

@@ -374,7 +374,7 @@ def refusal_of_tenants(case: Case) -> Iterator[str]:
     made = {t.id for t in case.history.workload.tenants if t.columns}
     brought = [printed(key) for r in case.history.initial.rows(root) for key in r.key[:1]]
     known = ", ".join(sql.literal(k) for k in brought if k is not None and k not in made)
-    column = sql.name(case.catalog.tables[root].id_column)
+    column = sql.column(case.catalog.tables[root].id_column)
     besides = f" WHERE {column}::text NOT IN ({known})" if known else ""
     yield from block(
         f"  IF EXISTS (SELECT FROM {sql.name(root)}{besides}) THEN",

@@ -209,7 +209,7 @@ def _table(connection: psycopg.Connection, table: Table, former: Mapping[str, st
     expressions = []
     for column, kind in table.types.items():
         cast = former.get(column, kind)
-        quoted = sql.name(column)
+        quoted = sql.column(column)
         if cast != kind and not _casts(connection, table.name, quoted, cast):
             cast = kind
         expressions.append(f"({quoted}::{cast})::text")
