@@ -304,3 +304,15 @@ def test_what_is_granted_besides_rows_is_drafted(drafted: Drafted) -> None:
     assert granted["notes_id_seq"] == ["select"]
     assert granted["tickets"] == ["usage"]
     assert granted["shut(p_team uuid)"] == ["execute"]
+
+
+def test_columns_of_an_index_over_expressions_are_no_key(drafted: Drafted) -> None:
+    indexes = (
+        "CREATE UNIQUE INDEX {name} ON tasks (team_id, note{more});"
+        "ALTER TABLE tasks ALTER COLUMN note SET NOT NULL;"
+    )
+    sure = drafted(ROOT, TASKS, OWN, indexes.format(name="plain", more=""))
+    assert sure["idempotency"] == [{"table": "tasks", "keys": [["note"]]}]
+    assert "idempotency" not in drafted(
+        ROOT, TASKS, OWN, indexes.format(name="mixed", more=", (lower(id::text))")
+    )

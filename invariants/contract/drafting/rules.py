@@ -133,6 +133,8 @@ def keys(catalog: Catalog, tenancy: Tenancy) -> Iterator[Rule]:
             own = set(rest) & set(relation.primary_key)
             if index.primary or not rest or own or parent not in index.columns:
                 continue
+            if index.expressions:
+                continue  # its columns alone need not be unique
             found.append((index.name, rest))
         if not found:
             continue
