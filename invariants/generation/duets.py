@@ -97,7 +97,7 @@ def _stage(
 
     @st.composite
     def build(draw: Draw[Any]) -> tuple[Workload, Scene]:
-        world = World(contract, catalog, draw, strategies)
+        world = World(contract, catalog, draw, strategies, plain=True)
         people = tenants(world, 2)
         scene = make(world)
         return Workload(people, (*world.given, *scene.before)), scene

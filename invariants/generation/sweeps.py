@@ -90,7 +90,7 @@ def _workload(
 
     @st.composite
     def build(draw: Draw[Any]) -> Workload:
-        world = World(contract, catalog, draw, strategies)
+        world = World(contract, catalog, draw, strategies, plain=True)
         people = tenants(world, 2)
         made = make(world)
         return Workload(people, (*world.given, *made), premise)

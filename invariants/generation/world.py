@@ -70,6 +70,8 @@ class World:
     counters: dict[str, int] = field(default_factory=dict)
     sole: str | None = None
     first_number: int = 1
+    plain: bool = False
+    """Whether every choice is the plainest: there is then no end to how many there may be."""
     _pool: int = 0
     _pool_bits: int = 0
 
@@ -86,7 +88,7 @@ class World:
 
     def refill(self) -> None:
         """Draw anew: what follows does not depend on how many choices were made before."""
-        self._pool = int.from_bytes(self.draw(_CHOICES))
+        self._pool = 0 if self.plain else int.from_bytes(self.draw(_CHOICES))
         self._pool_bits = 8 * _CHOICE_BYTES
 
     def pick(self, choices: Sequence[T]) -> T:

@@ -132,7 +132,7 @@ def _all(ground: Ground) -> Workload:
 
     @st.composite
     def build(draw: Draw[Workload]) -> Workload:
-        world = World(contract, catalog, draw, strategies)
+        world = World(contract, catalog, draw, strategies, plain=True)
         people = tenants(world, 2)
         maker = _Maker(world)
         made = [*world.given, *(o for table in _tables(ground) for o in maker.rows_of(table))]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 
 from invariants import generation
 from invariants.checks import INVARIANTS, Invariant
 from invariants.contract.contract import Contract
+from invariants.generation.drawing import plainest
+from invariants.generation.world import Draw, World
 from invariants.schema.routines import Sought
 from invariants.search.judge import Judge, by_signature
 from invariants.servers.environment import Environment
@@ -468,3 +472,14 @@ def test_tables_of_any_make_are_swept(
     # Their references are not kept within the tenant, and nothing else is amiss.
     amiss = {str(v.signature): v.summary for _, found in judged for v in found}
     assert {k: v for k, v in amiss.items() if "/reference/" not in k} == {}
+
+
+def test_plain_choices_have_no_end() -> None:
+    """However many values the rows of a wide schema take, a sweep can make them."""
+
+    @st.composite
+    def build(draw: Draw[Any]) -> int:
+        world = World(None, None, draw, None, plain=True)  # type: ignore[arg-type]
+        return max(world.below(1000) for _ in range(100_000))
+
+    assert plainest(build()) == 0
