@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from invariants.errors import InfrastructureError
+from invariants.servers.connect import service_kept, service_returned
 from invariants.servers.marks import mark, marked
 
 Say = Callable[[str], None]
@@ -83,12 +84,17 @@ class Server(ABC):
         # A forked child that exits must not take the parent's server with it.
         self._owner_pid = os.getpid()
         self._closed = False
+        if not self.outlives_us:
+            service_kept(self)
 
     def close(self) -> None:
         """Stop or leave the server, with everything we put there removed."""
         if not self._closed and os.getpid() == self._owner_pid:
             self._closed = True
-            self._close()
+            try:
+                self._close()
+            finally:
+                service_returned(self)
 
     def patching(self) -> AbstractContextManager[None]:
         """For as long as patches are applied: what they make is noted."""

@@ -98,12 +98,32 @@ _SETTLED: Mapping[str, str] = {
 }
 
 
+# What PGSERVICE was, and how many servers of our own are open, which it would lead astray.
+_services: list[str] = []
+_servers: list[object] = []
+
+
+def service_kept(server: object) -> None:
+    """A server of our own is open: PGSERVICE stays away."""
+    _servers.append(server)
+
+
+def service_returned(server: object) -> None:
+    """A server of our own is closed: after the last one PGSERVICE is what it was."""
+    _servers[:] = [s for s in _servers if s is not server]
+    if not _servers and _services:
+        os.environ.setdefault("PGSERVICE", _services[0])
+        _services.clear()
+
+
 def settled(conninfo: str) -> str:
     """The conninfo of a server of our own, so that no variable such as PGHOSTADDR has a say.
 
-    PGSERVICE alone cannot be overruled by a conninfo: it is taken out of the environment.
+    PGSERVICE alone cannot be overruled by a conninfo: it is taken out of the environment, and put
+    back when the last such server is closed (`service_returned`).
     """
-    os.environ.pop("PGSERVICE", None)
+    if (service := os.environ.pop("PGSERVICE", None)) is not None:
+        _services.append(service)
     known = {o.keyword.decode() for o in pq.Conninfo.get_defaults()}
     return make_conninfo(conninfo, **{k: v for k, v in _SETTLED.items() if k in known})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -47,4 +48,8 @@ def test_a_variable_has_no_say(name: str, monkeypatch: pytest.MonkeyPatch, cache
     ):
         shown = connection.execute("SHOW client_encoding").fetchone()
         path = connection.execute("SHOW search_path").fetchone()
+        kept = os.environ.get(name)
     assert (shown, path) == (("UTF8",), ('"$user", public',))
+    # Only this one has to go as long as the server is there.
+    assert kept == (None if name == "PGSERVICE" else WRONG[name])
+    assert os.environ[name] == WRONG[name]
