@@ -177,3 +177,33 @@ DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
         ),
     ),
 }
+
+
+def _failed_runs(options: str) -> str:
+    return (
+        f"CREATE VIEW failed_runs {options} AS SELECT id, tenant_id FROM reconciliation_runs"
+        " WHERE state = 'failed'; GRANT SELECT ON failed_runs TO app_ro"
+    )
+
+
+# What goes from one tenant to another: by a reference, or by what is shown.
+CROSSED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
+    ("cross-tenant", "crossing"): (
+        Flaw(
+            "DO $$ DECLARE it text; BEGIN SELECT conname INTO it FROM pg_constraint"
+            " WHERE conrelid = 'attribution_allocations'::regclass"
+            " AND confrelid = 'attribution_events'::regclass;"
+            " EXECUTE format('ALTER TABLE attribution_allocations DROP CONSTRAINT %I', it);"
+            " ALTER TABLE attribution_allocations ADD CONSTRAINT of_event"
+            " FOREIGN KEY (event_id) REFERENCES attribution_events ON DELETE CASCADE; END $$",
+            "reference/attribution_allocations/of_event",
+        ),
+    ),
+    ("cross-tenant", "shown"): (
+        Flaw(
+            _failed_runs(""),
+            "select/failed_runs/view without tenant filter",
+            _failed_runs("WITH (security_invoker = true)"),
+        ),
+    ),
+}

@@ -30,7 +30,7 @@ from tests.engine import (
     workload,
 )
 from tests.generation.doors import ENTERED
-from tests.generation.flaws import DOORS, Flaw
+from tests.generation.flaws import CROSSED, DOORS, Flaw
 
 SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
 # Head has no view that takes rows, no partition, no routine for everybody that reaches any, no
@@ -38,7 +38,7 @@ SWEPT = [(i.name, sweep) for i in INVARIANTS.values() for sweep in i.sweeps]
 ONLY_ELSEWHERE = frozenset(
     [
         *("views", "parts", "plans", "routines", "writers", "settings", "becoming", "unlocking"),
-        "unlocking as another",
+        *("unlocking as another", "unnamed", "unplaced"),
     ]
 )
 SESSION = "NULLIF(current_setting('app.current_tenant_id', true), '')::uuid"
@@ -256,7 +256,9 @@ FLAWS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
 }
 
 
-ALL_FLAWS = {**FLAWS, **DOORS, **ENTERED}
+ALL_FLAWS = {**FLAWS, **DOORS, **ENTERED, **CROSSED}
+# Of what the contract does not place: tests/search/test_unreached.py.
+NOT_PLACED = frozenset({"unnamed", "unplaced"})
 
 
 def _flaws() -> Iterator[tuple[str, str, Flaw]]:
@@ -311,7 +313,7 @@ def test_who_may_insert_rows_may_number_them(head: Environment, contract: Contra
 
 
 def test_every_list_has_a_flaw_that_it_finds() -> None:
-    assert {sweep for _, sweep in ALL_FLAWS} == {sweep for _, sweep in SWEPT}
+    assert {sweep for _, sweep in ALL_FLAWS} == {sweep for _, sweep in SWEPT} - NOT_PLACED
 
 
 def operations(judge: Judge, invariant: str, sweep: str) -> list[Operation]:
