@@ -120,7 +120,7 @@ def test_so_many_sessions_go_on_side_by_side(
     head: Environment, contract: Contract, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("INVARIANTS_SESSIONS", given)
-    search = search_for(parsed(max_examples="40", seed="3"), 3, None)
+    search = search_for(parsed(max_examples="60", seed="4"), 4, None)
     explorer = Explorer(head, contract, lambda _: None)
     try:
         # Its draws alone: what is enumerated has two, or none.

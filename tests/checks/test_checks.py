@@ -341,7 +341,7 @@ class TestCrossTenant:
             broken=f"ALTER TABLE dead_events ADD COLUMN number {column};"
             "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO app_rw",
         )
-        assert set(found) == {"select/dead_events/tenant_isolation_policy"}
+        assert set(found) == {"select/dead_events/numbered by a sequence"}
 
     def test_times_and_random_ids_are_no_interference(self, lab: Lab) -> None:
         made = dead_event(2)

@@ -627,7 +627,7 @@ def test_every_run_of_a_drawn_workload_is_the_same(
     """Ten on one executor and one on another, whose sessions have no past."""
     generated = generation.workloads(contract, head_judge.catalog, INVARIANTS[invariant], 3)
     executor = head_judge.executor("")
-    histories = [executor.run(w) for w in drawn(generated, 300) if w.sessions]
+    histories = [executor.run(w) for w in drawn(generated, 600) if w.sessions]
     # Those with the most waits: without one there is little that could differ.
     first = sorted(histories, key=lambda h: sum(bool(t.waits_for) for t in h.turns))[-12:]
     assert all(any(t.waits_for for t in h.turns) for h in first[-3:])
