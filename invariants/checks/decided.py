@@ -71,7 +71,9 @@ def _found(contract: Contract, catalog: Catalog, table: str, verb: str) -> Decid
         by.append(trigger.name)
         reached = reach.of_call(trigger.routine)
         tables |= reached.written
-        refuses = refuses or reached.opaque or _raises(catalog, reached.routines)
+        # What it writes elsewhere may be refused there.
+        raises = _raises(catalog, reached.routines) or bool(reached.written)
+        refuses = refuses or reached.opaque or raises
         if trigger.before and trigger.for_each_row:
             filled, left_out = _on_the_row(catalog, trigger, verb)
             columns |= filled

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from invariants.contract.contract import Contract
 from invariants.errors import InfrastructureError, UsageError
-from invariants.execution.history import History, Record, State, Step
+from invariants.execution.history import History, Record, State, Step, hashable
 from invariants.execution.interleaver import Interleaver
 from invariants.execution.relay import Part, Relay
 from invariants.execution.rows import RowsReader
@@ -362,7 +362,7 @@ class Executor:
             record = records.get(entry)
             if record is None:
                 values: dict[str, Any] = json.loads(raw)
-                key = tuple(values[c] for c in self._keys[int(index)]) or (raw,)
+                key = hashable(tuple(values[c] for c in self._keys[int(index)])) or (raw,)
                 record = records[entry] = Record(entry[0], raw, values, key)
             found.append(record)
         state = frozenset(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,14 @@ class Record:
         return f"Record({self.table}, {self.raw.decode()})"
 
 
+def hashable(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A key in which documents and lists are their text."""
+    return tuple(
+        json.dumps(part, sort_keys=True, default=str) if isinstance(part, dict | list) else part
+        for part in key
+    )
+
+
 class State:
     """The committed rows of all tables at one moment."""
 
@@ -55,7 +64,10 @@ class State:
 
     def find(self, table: str, key: tuple[Any, ...]) -> Record | None:
         """The row with this primary key."""
-        return self._keys.get((table, key))
+        try:
+            return self._keys.get((table, key))
+        except TypeError:
+            return self._keys.get((table, hashable(key)))
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,10 @@ def concurrent(world: World, weighted: Sequence[Registered], most: int) -> Workl
         own.messages = list(messages)
         sessions.append(_session(own, weighted, None if mixed else level))
         messages += own.messages[len(messages) :]
-    return Workload(
-        people,
-        (*world.given, *before),
-        "",
-        tuple(sessions),
-        _schedule(world, [*map(_turns, sessions)]),
-    )
+    # One that found nothing to do is none.
+    acting = tuple(s for s in sessions if s)
+    schedule = _schedule(world, [*map(_turns, acting)])
+    return Workload(people, (*world.given, *before), "", acting, schedule)
 
 
 def _session(world: World, weighted: Sequence[Registered], level: Isolation | None) -> Session:

@@ -281,10 +281,6 @@ WRONG_CONTRACTS = {
         ('amount = "allocated_revenue_cents"', 'amount = "cents"'),
         "sums[0].amount: table 'attribution_allocations' has no column 'cents'; use one of: id,",
     ),
-    "an unlisted table": (
-        ('    "dead_events",\n', ""),
-        "tenancy.tables: table 'dead_events' has a column 'tenant_id' and is not listed; add it",
-    ),
     "a missing role": (
         ("[roles.app_ro]", "[roles.app_reader]"),
         "roles.app_reader: the server has no role 'app_reader'; create it in a migration",
@@ -293,7 +289,7 @@ WRONG_CONTRACTS = {
         ("tolerance = 1 ", "tolerence = 1 "),
         "sums[0].tolerence: unknown key; use one of: table",
     ),
-    "a missing key": (('root = "tenants"', ""), "tenancy.root: missing; add this key"),
+    "a missing key": (('column = "tenant_id"', ""), "tenancy.column: missing; add this key"),
     "no TOML": (("format = 1", "format = "), "not valid TOML: "),
 }
 

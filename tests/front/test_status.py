@@ -22,7 +22,7 @@ from tests.conftest import ROOT, Chain
 
 HOLDING = (
     "run", "--server", "embedded", "--revision", "documented", "--invariant", "taxonomy",
-    "--seed", "1", "--max-examples", "4", "--sessions", "0",
+    "--seed", "1", "--max-examples", "60", "--sessions", "0",
 )  # fmt: skip
 VIOLATED = ("--invariant", "append-only")
 FULL = Path("/dev/full")

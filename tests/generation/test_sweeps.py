@@ -451,6 +451,7 @@ def test_tables_of_any_make_are_swept(
     ]
     wider = replace(
         contract,
+        accepted={**contract.accepted, "sequence": "they number one after the other"},
         tenancy=replace(contract.tenancy, tables=(*contract.tenancy.tables, *ODD_TABLES)),
         roles={
             **contract.roles,

@@ -67,7 +67,7 @@ class TestHunt:
         outcome = hunt(head, contract, OPEN_POLICY, replace(PLAN, artifacts=tmp_path))
         assert outcome.status == "killed"
         assert outcome.kill is not None
-        assert outcome.kill.signature == "cross-tenant/delete/dead_events/tenant_isolation_policy"
+        assert outcome.kill.signature == "cross-tenant/select/dead_events/tenant_isolation_policy"
         assert outcome.kill.operations == 2
         assert outcome.kill.saved is not None
         assert outcome.kill.saved.json.parent == tmp_path / slug(OPEN_POLICY)

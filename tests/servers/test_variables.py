@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from invariants.servers import open_server
+from invariants.servers import connect, open_server
 from invariants.servers.base import Content
 
 WRONG = {
@@ -41,6 +41,9 @@ WRONG = {
 def test_a_variable_has_no_say(name: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     del cache
     monkeypatch.setenv(name, WRONG[name])
+    # Those that other tests have open would keep it away for longer.
+    monkeypatch.setattr(connect, "_servers", [])
+    monkeypatch.setattr(connect, "_services", [])
     made = Content("variables", lambda conninfo: psycopg.connect(conninfo).close())
     with (
         closing(open_server("embedded", made, say=lambda _: None)) as server,
