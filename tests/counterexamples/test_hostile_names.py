@@ -62,6 +62,9 @@ setting = "app.t"
 tables = [{json.dumps(ITEMS)}]
 [roles.{json.dumps(ROLE)}]
 {json.dumps(ITEMS)} = ["select", "insert", "update", "delete"]
+[[accepted]]
+channel = "primary-key-collision"
+reason = "ids are drawn by lot"
 """
 
 
