@@ -6,6 +6,7 @@ the type of the tenants' key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -203,7 +204,9 @@ def readable(setting: str, kind: str | None) -> bool:
     if kind in _INTEGERS:
         digits = setting.removeprefix("-")
         return digits.isascii() and digits.isdigit() and abs(int(setting)) < _INTEGERS[kind]
-    return kind in ("text", "character varying", "name") and bool(setting)
+    # A policy may cast the text to what it looks like.
+    return kind in ("text", "character varying", "name") and bool(_WORD.match(setting))
 
 
+_WORD = re.compile(r"[\w-]+\Z")
 _INTEGERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}

@@ -24,6 +24,7 @@ _MALFORMED = {
     "uuid": ("not-a-uuid", "' OR true --", "0"),
     **dict.fromkeys(_INTEGERS, ("not-a-number", "' OR true --", "1.5")),
 }
+_UUID_LENGTH = 36
 # Of texts none is malformed; these are nobody's.
 _NOBODY = ("' OR true --", "%", "_%")
 
@@ -50,7 +51,9 @@ class Cast:
         """The id of a tenant that is not there."""
         if self.kind in (None, "uuid"):
             return ident("unknown tenant", 0)
-        return str(_UNKNOWN) if self.kind in _INTEGERS else "t0"
+        if self.kind in _INTEGERS:
+            return str(_UNKNOWN)
+        return ident("unknown tenant", 0) if _roomy(self._key_column()) else "t0"
 
     def tenant(self, number: int) -> str:
         """The id of the `number`th tenant, from 1."""
@@ -64,7 +67,13 @@ class Cast:
             return ident(self.contract.tenancy.root or self.contract.tenancy.column, number)
         if self.kind in _INTEGERS:
             return str(_FIRST + number)
-        return self._text(number) or f"t{number}"
+        return self._text(number) or self._any_text(number)
+
+    def _any_text(self, number: int) -> str:
+        """An id where any text will do: one that a policy can cast, if there is room for it."""
+        if _roomy(self._key_column()):
+            return ident(self.contract.tenancy.root or self.contract.tenancy.column, number)
+        return f"t{number}"
 
     def _text(self, number: int) -> str:
         """An id of the shape that CHECKs ask for; nothing where any text will do."""
@@ -195,6 +204,11 @@ def typed(text: str, kind: str | None) -> Value:
     if kind in _INTEGERS and text.removeprefix("-").isdigit():
         return int(text)
     return text
+
+
+def _roomy(column: Column | None) -> bool:
+    """Whether a text column has room for a uuid."""
+    return column is None or column.length < 0 or column.length >= _UUID_LENGTH
 
 
 def _hex(digits: str) -> bool:

@@ -93,6 +93,13 @@ SHAPES = {
         "firm_id = nullif(current_setting('my.firm', true), '')",
         "select/deals",
     ),
+    "texts cast": (
+        "CREATE TABLE firms (id text PRIMARY KEY); CREATE TABLE deals (id uuid PRIMARY KEY,"
+        " firm_id text NOT NULL REFERENCES firms, note text);" + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id::uuid = nullif(current_setting('my.firm', true), '')::uuid",
+        "select/deals",
+    ),
     "parents": (
         PARTS,
         TENANCY
