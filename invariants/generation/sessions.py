@@ -63,8 +63,9 @@ def concurrent(world: World, weighted: Sequence[Registered], most: int) -> Workl
         own.messages = list(messages)
         sessions.append(_session(own, weighted, None if mixed else level))
         messages += own.messages[len(messages) :]
-    # One that found nothing to do is none.
+    # One that found nothing to do is none; one alone meets nobody.
     acting = tuple(s for s in sessions if s)
+    acting = acting if len(acting) > 1 else ()
     schedule = _schedule(world, [*map(_turns, acting)])
     return Workload(people, (*world.given, *before), "", acting, schedule)
 
