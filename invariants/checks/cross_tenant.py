@@ -33,6 +33,7 @@ from invariants.workload import sql
 from invariants.workload.operations import (
     Actor,
     Call,
+    Leftover,
     Operation,
     Refresh,
     Select,
@@ -55,6 +56,9 @@ _REFERENCE = "reference"
 Observation = tuple[object, ...]
 
 
+_LEFT = {"setting": "the tenant setting"}
+
+
 class CrossTenant(Invariant):
     """Rows seen and changed, references, rows of nobody, no tenant setting, noninterference."""
 
@@ -63,8 +67,8 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = (
-        *("routines", "settings", "becoming", "plans", "twins", "crossing", "shown", "writes"),
-        *("leaks", "views", "trespasses", "unplaced", "parts"),
+        *("handovers", "routines", "settings", "becoming", "plans", "twins", "crossing"),
+        *("shown", "writes", "leaks", "views", "trespasses", "unplaced", "parts"),
     )
     of_tenants = True
     concurrent = True
@@ -92,6 +96,7 @@ class CrossTenant(Invariant):
         for step in case.history.steps:
             if case.is_application(step):
                 yield from self._seen(case, step, plain)
+                yield from self._left(case, step)
                 if step.place is None:
                     yield from self._betrayed(case, step)
             if case.is_application(step) or self._repairs(case, step):
@@ -150,8 +155,11 @@ class CrossTenant(Invariant):
             if isinstance(statement, Select) and statement.prepared:
                 guard = guards.planned(statement.relation, case.catalog)
                 shown = Condition("returned", step.index, str(answer.count))
+            left = _still_said(case, step)
             yield Violation(
-                signature=self.signature(statement.kind, statement.relation, guard),
+                signature=self.signature(statement.kind, statement.relation, guard)
+                if left is None
+                else self.signature(left.kind, left.relation, guards.leaving(left, case.catalog)),
                 operation=step.index,
                 summary=f"{actor.role} {_acting_for(actor)} read {len(foreign)} "
                 f"{_rows(len(foreign))} of another tenant from {statement.relation}",
@@ -159,6 +167,33 @@ class CrossTenant(Invariant):
                 "and without a tenant sees nothing.",
                 proof=(shown,),
                 evidence=(Evidence("returned to it", _readable(answer, foreign)),),
+            )
+
+    def _left(self, case: Case, step: Step) -> Iterator[Violation]:
+        """What an actor finds in its session of what another one did there."""
+        actor = step.operation.actor
+        for statement, answer in step.queries:
+            if not isinstance(statement, Leftover) or not answer.rows:
+                continue
+            if statement.target == "setting":
+                served = actor.silent and statement.relation in case.contract.tenancy.settings
+            else:
+                served = statement.target != "server settings"
+            before = case.history.steps[: step.index]
+            others = (s.operation.actor for s in before if s.operation.actor.role == actor.role)
+            if not served or all(a.tenant == actor.tenant for a in others):
+                continue
+            yield Violation(
+                signature=self.signature(
+                    statement.kind, statement.relation, guards.leaving(statement, case.catalog)
+                ),
+                operation=step.index,
+                summary=f"{actor.role} {_acting_for(actor)}, next on a connection, finds "
+                f"{_LEFT.get(statement.target, statement.target)} of whoever had it before",
+                promise="What one actor did on a connection is over with its transaction, and "
+                "neither serves the next one nor keeps anybody waiting.",
+                proof=(Condition("seen", step.index, f"EXISTS ({sql.spelled(statement)})"),),
+                evidence=(Evidence("found in the session", _readable(answer, list(answer.rows))),),
             )
 
     def _betrayed(self, case: Case, step: Step) -> Iterator[Violation]:
@@ -338,7 +373,9 @@ class CrossTenant(Invariant):
         error = step.error or world.error
         literals = _literals(case.history.workload)
         plain = [_observations(case, s, literals, numbers, uncounted=True) for s in (step, world)]
-        if error is None and isinstance(statement, Select) and statement.prepared:
+        if isinstance(statement, Leftover):
+            guard = guards.leaving(statement, case.catalog)
+        elif error is None and isinstance(statement, Select) and statement.prepared:
             guard = guards.planned(statement.relation, case.catalog)
         elif plain[0] == plain[1]:
             guard = "numbered by a sequence"
@@ -645,6 +682,13 @@ def _told(observation: Observation) -> Mapping[str, object]:
     count, columns, rows = observation
     del columns
     return {"rows": count, "content": repr(rows)[:200]} if rows else {"rows": count}
+
+
+def _still_said(case: Case, step: Step) -> Leftover | None:
+    """What the session of a silent actor still says of whoever had it before, if it does."""
+    told = case.contract.tenancy.settings
+    left = (s for s, a in step.queries if isinstance(s, Leftover) and a.rows)
+    return next((s for s in left if step.operation.actor.silent and s.relation in told), None)
 
 
 def _telling(case: Case, step: Step, statement: Statement) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invariants.execution.wire import ServerError
 from invariants.schema.catalog import Catalog
 from invariants.schema.reach import Reach
-from invariants.workload.operations import Copy, Insert, Merge, Statement
+from invariants.workload.operations import Copy, Insert, Leftover, Merge, Statement
 
 
 def refusing(error: ServerError, statement: Statement, catalog: Catalog) -> str:
@@ -62,6 +62,13 @@ def spanning(statement: Statement, tenant: str, catalog: Catalog) -> str:
         return ""
     uniques = (u for u in relation.uniques if not u.primary and tenant not in u.columns)
     return ",".join(u.name for u in uniques)
+
+
+def leaving(statement: Leftover, catalog: Catalog) -> str:
+    """The functions that leave in a session what was found there, as far as their sources say."""
+    left = (x for x in catalog.lingering if x.target == statement.target)
+    names = dict.fromkeys(x.function for x in left if x.name == statement.relation)
+    return ",".join(names) or "no function"
 
 
 def folding(relation: str, catalog: Catalog) -> str:

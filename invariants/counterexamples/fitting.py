@@ -28,6 +28,7 @@ from invariants.workload.operations import (
     Delete,
     Inquire,
     Insert,
+    Leftover,
     Merge,
     Operation,
     Refresh,
@@ -137,6 +138,9 @@ class _Fitting:
                 self._session(statement, at)
             case Inquire():
                 self._inquiry(statement, place)
+            case Leftover(relation, target):
+                names = self._settings() if target == "setting" else (target,)
+                self._there(target, relation, names, at)
             case Truncate(relation):
                 self._kind(relation, "table", at)
             case Refresh(relation):
@@ -233,6 +237,11 @@ class _Fitting:
                 f"{quoted(statement.privilege)} is no privilege on a {target}",
                 f"use one of: {', '.join(PRIVILEGES[target])}",
             )
+
+    def _settings(self) -> tuple[str, ...]:
+        """Settings that say for whom a session acts, and those that the schema makes."""
+        made = (left.name for left in self.catalog.lingering if left.target == "setting")
+        return (*self.contract.tenancy.settings, *made)
 
     def _kind(self, name: str, kind: RelationKind, place: str) -> None:
         if self.relation(place, name).kind != kind:

@@ -13,6 +13,7 @@ from invariants.counterexamples.wording import (
     names_of,
     outcome,
     sent_before,
+    session,
     spelled_short,
     who,
     wrapped,
@@ -64,6 +65,7 @@ class _Story:
     def _step(self, step: Step) -> Iterator[str]:
         actor = who(step.operation.actor, self.names, self.case.contract.application_roles)
         again = ", the same message again" if sent_before(self.case.history, step) else ""
+        actor += session(step.operation)
         marked = step.index == self.violation.operation
         yield f"{'->' if marked else '  '}{step.index + 1:>2}  {shown(actor)}{again}"
         for statement in step.operation.statements:

@@ -21,6 +21,7 @@ from invariants.workload.operations import (
     Call,
     Copy,
     Insert,
+    Leftover,
     Operation,
     Refresh,
     Select,
@@ -122,7 +123,7 @@ class Script:
         if operation.shadows:
             yield from reconnecting("where no function has been called yet")
             self._begin_anew()
-        elif self.setting_made and actor.lacks_setting:
+        elif self.setting_made and operation.lacks_setting:
             yield from reconnecting()
             self._begin_anew()
         refusals = [
@@ -226,10 +227,10 @@ class Script:
             yield f"\\set {variable} {' '.join(kept)}".rstrip()
             return
         prepared = isinstance(statement, Select) and statement.prepared
-        if prepared or not isinstance(statement, Select | Call):
+        if prepared or not isinstance(statement, Select | Call | Leftover):
             yield f"\\set {variable} :ROW_COUNT"
             return
-        if isinstance(statement, Call):
+        if isinstance(statement, Call | Leftover):
             source = f"({sql.spelled(statement)}) q"
         else:
             read = statement.columns or self.case.catalog.relations[statement.relation].columns

@@ -10,7 +10,7 @@ from invariants.escaping import shown
 from invariants.execution.history import History, Step
 from invariants.execution.wire import ServerError
 from invariants.workload import sql
-from invariants.workload.operations import Actor, Copy, Statement, Workload, inserted
+from invariants.workload.operations import Actor, Copy, Operation, Statement, Workload, inserted
 
 WIDTH = 100
 VALUE_MAX = 60
@@ -61,6 +61,13 @@ def who(actor: Actor, names: Mapping[str, str], application: Sequence[str]) -> s
     elif actor.role in application:
         words += ", no tenant setting"
     return f"{words} ({said})" if said and actor.tenant else words
+
+
+def session(operation: Operation) -> str:
+    """What is unusual about the session in which an operation is sent."""
+    words = [", next on the same connection"] if operation.inherits else []
+    words += [f", with {name} {value}" for name, value in operation.settings]
+    return "".join(words)
 
 
 def sent_before(history: History, step: Step) -> bool:

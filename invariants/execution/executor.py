@@ -29,7 +29,6 @@ from invariants.servers.logins import Login
 from invariants.workload import sql
 from invariants.workload.operations import (
     OPERATOR,
-    Actor,
     Copy,
     Operation,
     Refresh,
@@ -88,6 +87,7 @@ class Executor:
         self._stale_views: set[str] = set()
         self._runs = 0
         self._folds = any(r.folds for r in catalog.routines)
+        self._lingered = False
         self._empty = State(frozenset())
         self.baseline = self._read_state()
         self._last = self.baseline
@@ -128,6 +128,7 @@ class Executor:
             # No plan of an earlier workload's.
             for wire in self._sessions.values():
                 wire.transact([(None, [("DISCARD PLANS", ())])])
+        self._leave_nothing(workload)
         made = (t.made(self.contract.tenancy.root) for t in workload.tenants)
         opening: list[Batch] = [(OPERATOR, [sql.parametrised(i)]) for i in made if i is not None]
         known = len(opening)
@@ -172,6 +173,7 @@ class Executor:
             self._interleaver = Interleaver(
                 self._connect, self.contract.tenancy.session, self._rows.batch, self._state
             )
+        self._interleaver.resting = lambda: frozenset(w.pid for w in self._sessions.values())
         workload = history.workload
         came = self._interleaver.run(
             workload.sessions, workload.schedule, history.final, len(history.steps)
@@ -199,7 +201,7 @@ class Executor:
         wire, batches = self._operator, opening
         tenants = frozenset(t.id for t in workload.tenants)
         for operation in workload.operations:
-            session = self._session(operation.actor)
+            session = self._session(operation)
             copies = any(isinstance(s, Copy) for s in operation.statements)
             if operation.shadows or copies:
                 yield wire, batches
@@ -214,18 +216,30 @@ class Executor:
                 batches.append(self._rows.batch)
         yield wire, batches
 
-    def _session(self, actor: Actor) -> Wire:
+    def _session(self, operation: Operation) -> Wire:
         """The session in which an actor's operations come one after the other."""
-        key = actor.role, actor.lacks_setting
+        role = operation.actor.role
+        key = role, operation.lacks_setting
         if key not in self._sessions:
-            self._sessions[key] = self._connect(actor.role)
+            self._sessions[key] = self._connect(role)
         return self._sessions[key]
+
+    def _leave_nothing(self, workload: Workload) -> None:
+        """New sessions where something may be left in them: each workload begins with nothing."""
+        lingers = bool(self.catalog.lingering) or any(o.lingers for o in workload.all_operations)
+        if lingers or self._lingered:
+            for key in [k for k in self._sessions if k[0] != OPERATOR]:
+                self._sessions.pop(key).close()
+            if self._interleaver is not None:
+                self._interleaver.close()
+                self._interleaver = None
+        self._lingered = lingers
 
     def _transaction(self, operation: Operation, tenants: frozenset[str]) -> Batch:
         actor = operation.actor
         plain = actor.role == OPERATOR or actor.tenant in tenants
         return self._plan_of(operation) if plain else None, [
-            *self._become(actor, operation.leaks),
+            *self._become(operation),
             *map(sql.parametrised, operation.statements),
         ]
 
@@ -239,9 +253,11 @@ class Executor:
             return f"{actor.role} keeps"
         return repr(actor) if self._folds else actor.role
 
-    def _become(self, actor: Actor, leaks: bool = False) -> list[Query]:
+    def _become(self, operation: Operation) -> list[Query]:
         # One statement, because the answers to it are counted.
-        more = "".join(f", set_config('{s}', 'off', true)" for s in sql.SCANS_OFF) if leaks else ""
+        actor = operation.actor
+        local = sql.local_settings(operation)
+        more = "".join(f", set_config('{s}', {sql.quote(v)}, true)" for s, v in local)
         values = self.contract.tenancy.session.values(actor)
         count = 2 * len(values)
         made = "".join(f"set_config(${i}, ${i + 1}, true), " for i in range(1, count, 2))
@@ -256,9 +272,9 @@ class Executor:
         """An operation with COPY: one statement, because the connection must leave the pipeline."""
         (statement,) = operation.statements
         assert isinstance(statement, Copy)
-        wire = self._session(operation.actor)
+        wire = self._session(operation)
         query, _ = sql.parametrised(statement)
-        reply = wire.copy_in(self._become(operation.actor), query, sql.copy_data(statement.rows))
+        reply = wire.copy_in(self._become(operation), query, sql.copy_data(statement.rows))
         return replace(reply, answers=(*([_CONFIGURED] if not reply.error else ()), *reply.answers))
 
     def _reset(self) -> list[Batch]:
@@ -388,6 +404,15 @@ class Executor:
             values[sequence] = (int(value), called == b"t")
         return values
 
+    @property
+    def _lock_timeout(self) -> str:
+        """How long to wait for a lock: nothing else is going on, so that it is never given up.
+
+        At COMMIT no other timeout counts.
+        """
+        outlive = any(left.target == "advisory locks" for left in self.catalog.lingering)
+        return "300ms" if outlive else f"{_TIMEOUT_SECONDS}s"
+
     def _connect(self, role: str, *more: str) -> Wire:
         """A session of whoever acts for a role: the superuser for the operator, else a login."""
         if role == OPERATOR:
@@ -409,6 +434,7 @@ class Executor:
         settings = (
             *more,
             f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'",
+            f"SET lock_timeout = '{self._lock_timeout}'",
             "SET TimeZone = 'UTC'",
             f"SET client_min_messages = '{'error' if role == OPERATOR else 'notice'}'",
             "SET DateStyle = 'ISO'",

@@ -100,6 +100,8 @@ class Interleaver:
         # What asks for the committed rows, and what makes a state of the answer and the last state.
         self.snapshot, self.state = snapshot, state
         self.turns_sent = 0
+        # The processes of our sessions that have nothing more to do while these go on.
+        self.resting: Callable[[], frozenset[int]] = frozenset
         # One that asks who waits for whom; for each session one of each role, and, where it is
         # needed, one that has never said whom it acts for: a setting once made cannot be unset.
         self._control = connect(OPERATOR)
@@ -198,11 +200,27 @@ class _Run:
         while able := [x for x in self._lines if not (x.done or x.pending)]:
             while not (able[0].done or able[0].pending):
                 self._turn(able[0])
+        self._end_vain_waits()
         for step in [s for s in self._steps if s.gave_way and not self._lost_patience(s)]:
             # What a client does who is told so. Nobody is in its way any more.
             assert step.place is not None
             self._alone(self._lines[step.place.session], step.place.number)
         return Interleaved(tuple(self._steps), tuple(self._turns), self._state)
+
+    def _end_vain_waits(self) -> None:
+        """Nobody has a turn left: whoever still waits, does so for a session that does nothing.
+
+        What it waits for belongs to that session and not to a transaction of it.
+        """
+        while busy := self._busy():
+            self._end_wait(busy[0], "patience")
+            until = time.monotonic() + PATIENCE_SECONDS
+            while busy[0].pending and busy[0].ended_by:
+                if not self._server.wait([busy[0].wire], until - time.monotonic()):
+                    self._lose_patience(busy[0])
+                self._take_all()
+            while not (busy[0].done or busy[0].pending):
+                self._turn(busy[0])
 
     def _alone(self, line: _Line, number: int) -> None:
         line.number, line.part, line.again = number, 0, True
@@ -250,6 +268,11 @@ class _Run:
         if self._take_all():
             return self._stands_still(line)
         if not all(x.wire.waiting for x in busy):
+            return False
+        resting = self._server.resting()
+        for vain in (x for x in busy if blockers[x.wire.pid] & resting):
+            # What it waits for belongs to a session, whose transactions are over.
+            self._end_wait(vain, "patience")
             return False
         if not self._all_wait(busy, blockers):
             return False

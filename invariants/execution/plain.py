@@ -97,10 +97,10 @@ class PlainExecutor:
 
     def _operation(self, operation: Operation) -> Reply:
         if not operation.shadows:
-            return self._answer(operation, self._session(operation.actor))
+            return self._answer(operation, self._session(operation))
         kept, self._sessions, self._settings = (self._sessions, self._settings), {}, {}
         try:
-            return self._answer(operation, self._session(operation.actor))
+            return self._answer(operation, self._session(operation))
         finally:
             for session in self._sessions.values():
                 session.close()
@@ -112,6 +112,8 @@ class PlainExecutor:
             with session.transaction():
                 if not self.direct:
                     self._become(session, operation.actor)
+                for name, value in sql.local_settings(operation):
+                    session.execute("SELECT set_config($1, $2, true)", (name, value))
                 for statement in operation.statements:
                     answers.append(_answered(session, statement))
         except psycopg.Error as error:
@@ -120,11 +122,12 @@ class PlainExecutor:
             return Reply(tuple(answers), _refusal(error))
         return Reply(tuple(answers))
 
-    def _session(self, actor: Actor) -> psycopg.Connection[Any]:
+    def _session(self, operation: Operation) -> psycopg.Connection[Any]:
+        actor = operation.actor
         if actor.role == OPERATOR and actor.silent:
             return self._operator
         # A setting once made is never unset again in its session, only emptied.
-        key = actor.role, not actor.silent
+        key = actor.role, not actor.silent or operation.inherits
         if key not in self._sessions:
             self._sessions[key] = self._connect(self._conninfo(actor.role))
         session = self._sessions[key]

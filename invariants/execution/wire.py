@@ -214,6 +214,8 @@ class Wire:
         settings = (
             *(() if login else (DEADLOCKS_AT_ONCE, "SET log_lock_waits = on")),
             "SET client_min_messages = 'log'",
+            # Whoever takes turns has patience of its own.
+            "SET lock_timeout = 0",
         )
         for reply in self.transact([(None, [(s, ())]) for s in settings]):
             if reply.error:

@@ -24,6 +24,7 @@ from invariants.generation.alike import alike
 from invariants.generation.columns import new_value, valid_choices
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
+from invariants.generation.handovers import handovers
 from invariants.generation.inquiries import inquiries
 from invariants.generation.lawful import identified, inserting, key_of, lawful
 from invariants.generation.ledgers import ledgers
@@ -463,6 +464,7 @@ def _truncated(world: World, table: str, role: str) -> list[Operation]:
 
 _SWEEPS: Mapping[str, _Sweep] = {
     "alike": alike,
+    "handovers": handovers,
     "magnitudes": magnitudes,
     "parents": parents,
     "parts": parts,

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row
 
+from invariants.schema import lingering
 from invariants.schema.definitions import Definitions, read_definitions
 from invariants.schema.routines import Routine, Sought, read_routines, read_sought
 from invariants.schema.samples import Samples
 from invariants.schema.standing import Standing, read_standing
-from invariants.workload.operations import CommentTarget, Insert
+from invariants.workload.operations import CommentTarget, Insert, LeftoverTarget
 
 RelationKind = Literal["table", "partition", "view", "matview"]
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "other"]
@@ -145,6 +146,15 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class Lingering:
+    """Something that a function of the user's may leave in the session that called it."""
+
+    target: LeftoverTarget
+    name: str
+    function: str
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table, view or materialized view with all that guards it."""
 
@@ -205,6 +215,7 @@ class Catalog:
     definitions: Definitions = field(default_factory=Definitions)
     standing: Standing = field(default_factory=Standing)
     sought: tuple[Sought, ...] = ()
+    lingering: tuple[Lingering, ...] = ()
     sequences: tuple[str, ...] = ()
     roles: frozenset[str] = field(default_factory=frozenset)
     server_version: int = 0
@@ -391,6 +402,17 @@ WHERE p.prokind = 'f' AND p.pronargs = p.pronargdefaults AND p.prorettype <> 'tr
   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' ORDER BY 1
 """
 
+_SOURCES = """
+SELECT p.proname AS name, p.prosrc AS source
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_language l ON l.oid = p.prolang
+WHERE l.lanname NOT IN ('internal', 'c')
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                  AND d.objid = p.oid AND d.deptype = 'e')
+ORDER BY n.nspname, p.proname, p.oid
+"""
+
 _SEQUENCES = """
 SELECT CASE WHEN schemaname = 'public' THEN '' ELSE schemaname || '.' END
        || CASE WHEN sequencename ~ '[."]' THEN quote_ident(sequencename) ELSE sequencename END
@@ -434,6 +456,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         uniques, triggers, policies = grouped(_UNIQUES), grouped(_TRIGGERS), grouped(_POLICIES)
         views = grouped(_VIEWS)
         functions = tuple(r["name"] for r in cursor.execute(_FUNCTIONS).fetchall())
+        sources = [(r["name"], r["source"]) for r in cursor.execute(_SOURCES).fetchall()]
         sequences = tuple(r["name"] for r in cursor.execute(_SEQUENCES).fetchall())
         roles = cursor.execute("SELECT rolname FROM pg_roles").fetchall()
     built = {}
@@ -486,6 +509,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         functions=functions,
         routines=read_routines(conn),
         sought=read_sought(conn),
+        lingering=tuple(Lingering(*left) for left in lingering.found(sources)),
         definitions=read_definitions(conn),
         standing=read_standing(conn),
         sequences=sequences,

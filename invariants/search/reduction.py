@@ -224,6 +224,9 @@ def _smaller_operation(
             yield replace(operation, statements=(*statements[:i], simpler, *statements[i + 1 :]))
     if operation.delivery is not None:
         yield replace(operation, delivery=None)
+    if operation.inherits:
+        yield replace(operation, inherits=False)
+    yield from (replace(operation, settings=s) for s in _fewer(operation.settings, least=0))
     actor = operation.actor
     roles = (*contract.application_roles,)
     if actor.role in roles:

@@ -15,6 +15,7 @@ import msgspec
 
 from invariants.reading import Misfit, Text, fit
 from invariants.workload.operations import (
+    SESSION_SETTINGS,
     STATEMENTS,
     Actor,
     CommentTarget,
@@ -24,6 +25,7 @@ from invariants.workload.operations import (
     Insert,
     Isolation,
     Json,
+    LeftoverTarget,
     Merge,
     Operation,
     ShadowTarget,
@@ -144,6 +146,10 @@ class _Inquire(_Statement, tag="inquire"):
     target: HeldOn
 
 
+class _Leftover(_Statement, tag="leftover"):
+    target: LeftoverTarget
+
+
 _AnyStatement: TypeAlias = (
     _Insert
     | _Update
@@ -160,6 +166,7 @@ _AnyStatement: TypeAlias = (
     | _Set
     | _Become
     | _Inquire
+    | _Leftover
 )
 
 
@@ -169,6 +176,8 @@ class _Operation(_Document):
     statements: tuple[_AnyStatement, ...]
     delivery: Number | None = None
     said: dict[Name, Text] = {}
+    settings: dict[Name, Text] = {}
+    inherits: bool = False
 
 
 class _Transaction(_Operation, kw_only=True):
@@ -222,13 +231,19 @@ def workload_to_json(workload: Workload) -> dict[str, Any]:
 
 def _operation_to_json(operation: Operation) -> dict[str, Any]:
     said = dict(operation.actor.said)
-    return {
+    document: dict[str, Any] = {
         "role": operation.actor.role,
         "tenant": operation.actor.tenant,
         **({"said": said} if said else {}),
         "delivery": operation.delivery,
         "statements": [_statement_to_json(s) for s in operation.statements],
     }
+    # Only what is not as usual, so that files of before read the same.
+    if operation.settings:
+        document["settings"] = dict(operation.settings)
+    if operation.inherits:
+        document["inherits"] = True
+    return document
 
 
 def _statement_to_json(statement: Statement) -> dict[str, Any]:
@@ -288,13 +303,27 @@ def _operation(file: _Operation, place: str) -> Operation:
     )
     if len(statements) > 1 and any(isinstance(s, Copy) for s in statements):
         raise Misfit(f"{place}.statements", "COPY is sent by itself", "write an operation for it")
+    for name, value in file.settings.items():
+        known = SESSION_SETTINGS.get(name, ())
+        if value not in known:
+            told = f"{name!r} is not known" if not known else f"{value!r} is no value for {name}"
+            use = known or SESSION_SETTINGS
+            raise Misfit(f"{place}.settings", told, f"use one of: {', '.join(use)}")
     return Operation(
-        Actor(file.role, file.tenant, tuple(file.said.items())), statements, file.delivery
+        Actor(file.role, file.tenant, tuple(file.said.items())),
+        statements,
+        file.delivery,
+        tuple(file.settings.items()),
+        file.inherits,
     )
 
 
 def _transaction(file: _Transaction, place: str) -> Transaction:
     operation = _operation(file, place)
+    if operation.inherits:
+        raise Misfit(
+            f"{place}.inherits", "a session beside others has its own", "move it to operations"
+        )
     for i, statement in enumerate(operation.statements):
         # The one cannot be sent in turns, the other keeps the rows from being read meanwhile.
         if isinstance(statement, Copy | Truncate):

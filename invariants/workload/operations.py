@@ -35,12 +35,22 @@ class Json:
 
 
 Value = None | bool | int | str | Json
+Settings = tuple[tuple[str, str], ...]
 CommentTarget = Literal["table", "view", "materialized view", "function", "procedure"]
 ShadowTarget = Literal["type", "relation"]
 HeldOn = (
     Literal["relation", "sequence", "schema", "database", "parameter", "role", "attribute"]
     | Literal["routine"]
 )
+LeftoverTarget = Literal[
+    "setting",
+    "server settings",
+    "advisory locks",
+    "temporary objects",
+    "channels",
+    "prepared statements",
+    "cursors",
+]
 Row = tuple[Value, ...]
 Assignments = tuple[tuple[str, Value], ...]
 Said = tuple[tuple[str, str], ...]
@@ -259,6 +269,18 @@ class Inquire:
     target: HeldOn
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A look at what the session still has of what was done in it before.
+
+    `target` says what is looked for; `relation` is the name of a setting, else `target` once more.
+    """
+
+    kind: ClassVar[str] = "leftover"
+    relation: str
+    target: LeftoverTarget
+
+
 RUNS_AS_ANOTHER = "RUNAS"
 """The SQLSTATE of a `Shadow` that is run by somebody else than who made it."""
 
@@ -278,6 +300,7 @@ _KINDS = (
     Set,
     Become,
     Inquire,
+    Leftover,
 )
 Statement = (
     Insert
@@ -295,9 +318,19 @@ Statement = (
     | Set
     | Become
     | Inquire
+    | Leftover
 )
 STATEMENTS: Mapping[str, type[Statement]] = {c.kind: c for c in _KINDS}
-READS = (Select, Set, Become, Inquire)
+READS = (Select, Set, Become, Inquire, Leftover)
+
+# What a session may have set besides, and what to: what decides how values are read and written.
+SESSION_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "TimeZone": ("America/Los_Angeles", "Asia/Kathmandu", "Pacific/Kiritimati"),
+    "DateStyle": ("SQL, DMY", "German", "Postgres, MDY"),
+    "IntervalStyle": ("sql_standard", "iso_8601"),
+    "extra_float_digits": ("-15", "3"),
+    "bytea_output": ("escape",),
+}
 
 
 def inserted(statement: Statement) -> tuple[dict[str, Value], ...]:
@@ -315,11 +348,21 @@ class Operation:
     """One client transaction: an actor and the statements it sends.
 
     Operations with the same `delivery` number carry the same message: the client sends it again.
+    `settings` are those of `SESSION_SETTINGS` that its session has, where they are no usual ones.
+    One that `inherits` is sent on the connection that its role has used before, as a pool hands it
+    on; only who says nothing of whom it acts for would else have another one.
     """
 
     actor: Actor
     statements: tuple[Statement, ...]
     delivery: int | None = None
+    settings: Settings = ()
+    inherits: bool = False
+
+    @property
+    def lacks_setting(self) -> bool:
+        """Whether it needs a session that never said for whom it acts."""
+        return self.actor.lacks_setting and not self.inherits
 
     @property
     def reads_only(self) -> bool:
@@ -339,6 +382,11 @@ class Operation:
     def keeps_plans(self) -> bool:
         """Whether a statement is to be executed with the plan of whoever sent it before."""
         return any(isinstance(s, Select) and s.prepared for s in self.statements)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it is about what sessions keep, so that those of before must have nothing."""
+        return self.inherits or any(isinstance(s, Leftover) for s in self.statements)
 
     @property
     def shadows(self) -> bool:

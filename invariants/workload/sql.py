@@ -24,6 +24,8 @@ from invariants.workload.operations import (
     Inquire,
     Insert,
     Json,
+    Leftover,
+    LeftoverTarget,
     Merge,
     Operation,
     Refresh,
@@ -51,6 +53,21 @@ _COMMENTED: Mapping[CommentTarget, str] = {
     "materialized view": "MATERIALIZED VIEW",
     "function": "FUNCTION",
     "procedure": "PROCEDURE",
+}
+
+# What is left in a session: of its own process, and nothing that was there when it began.
+_LEFT: Mapping[LeftoverTarget, str] = {
+    "setting": "SELECT current_setting($1, true) AS value WHERE current_setting($1, true) <> ''",
+    "server settings": "SELECT name, setting FROM pg_settings WHERE source = 'session' "
+    "AND name <> ALL (ARRAY['client_encoding', 'transaction_isolation']) ORDER BY 1",
+    "advisory locks": "SELECT classid, objid, objsubid FROM pg_locks "
+    "WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+    "temporary objects": "SELECT relname AS name FROM pg_class "
+    "WHERE relnamespace = pg_my_temp_schema() "
+    "AND (relkind = 'v' OR relkind IN ('r', 'S') AND pg_relation_size(oid) > 0)",
+    "channels": "SELECT name FROM pg_listening_channels() AS name",
+    "prepared statements": "SELECT name FROM pg_prepared_statements WHERE from_sql",
+    "cursors": "SELECT name FROM pg_cursors WHERE is_holdable",
 }
 
 _PART = re.compile(r'"(?:[^"]|"")++"|[^\W\d][\w$]*+')
@@ -378,6 +395,8 @@ def parametrised(statement: Statement) -> tuple[str, Parameters]:
             return "SELECT set_config('role', $1, true)", (relation,)
         case Inquire():
             return inquiries.inquiry(statement, name)
+        case Leftover(relation, target):
+            return _LEFT[target], (relation,) if target == "setting" else ()
 
 
 def _attach(function: str) -> str:
@@ -433,9 +452,13 @@ def acting(operation: Operation, templates: Templates, *, login: bool = False) -
     if actor.role != OPERATOR:
         become = "ROLE" if login else "SESSION AUTHORIZATION"
         lines.append(f"SET LOCAL {become} {role(actor.role)}")
-    if operation.leaks:
-        lines += [f"SET LOCAL {s} = off" for s in SCANS_OFF]
+    lines += [f"SET LOCAL {s} = {quote(v)}" for s, v in local_settings(operation)]
     return tuple(lines)
+
+
+def local_settings(operation: Operation) -> tuple[tuple[str, str], ...]:
+    """What an operation's transaction sets besides what makes its actor."""
+    return (*operation.settings, *((s, "off") for s in SCANS_OFF if operation.leaks))
 
 
 def opening(

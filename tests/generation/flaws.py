@@ -110,7 +110,37 @@ def _refusing(text: str) -> str:
     return f"RAISE EXCEPTION USING ERRCODE = '23503', {text}"
 
 
+def _keeping(body: str) -> str:
+    """A trigger that does something to the session that writes a letter."""
+    return (
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql"
+        f" SET search_path = pg_catalog, pg_temp AS $$BEGIN {body}; RETURN NULL; END$$; "
+        "CREATE TRIGGER keep AFTER INSERT ON dead_events FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+
+
+def _says(local: str) -> str:
+    return f"PERFORM set_config('app.current_tenant_id', NEW.tenant_id::text, {local})"
+
+
 DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
+    ("cross-tenant", "handovers"): (
+        Flaw(
+            _keeping(_says("false")),
+            "leftover/app.current_tenant_id/keep",
+            lawful=_keeping(_says("true")),
+        ),
+        Flaw(
+            _keeping("PERFORM pg_advisory_lock(7)"),
+            "leftover/advisory locks/keep",
+            lawful=_keeping("PERFORM pg_advisory_xact_lock(7)"),
+        ),
+        Flaw(
+            _keeping("CREATE TEMP TABLE IF NOT EXISTS sent AS SELECT NEW.source"),
+            "leftover/temporary objects/keep",
+            lawful=_keeping("CREATE TEMP TABLE sent ON COMMIT DROP AS SELECT NEW.source"),
+        ),
+    ),
     ("cross-tenant", "views"): (
         Flaw(
             _view("security_barrier", ""),
