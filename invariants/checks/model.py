@@ -177,6 +177,8 @@ class _Model(Rows):
         need(relation is not None)
         assert relation is not None
         need(relation.kind != "table" or not self.contract.is_unplaced(name))
+        # Of the rows that all tenants share the contract does not say who sees which.
+        need(name not in self.contract.tenancy.shared or not relation.row_security)
         if self.role == OPERATOR:
             root = name == self.contract.tenancy.root and verb == "insert"
             need(root or any(t.table == name for t in self.contract.taxonomies))

@@ -117,6 +117,9 @@ def fits(column: Column, value: Value) -> bool | None:
     if kind in ("text", "character varying", "character"):
         if not isinstance(value, str) or "\0" in value:
             return None
+        if kind == "character":
+            # A shorter one is filled up with blanks.
+            return True if len(value) == column.length else None
         return True if column.length < 0 or len(value) <= column.length else None
     if kind == "boolean":
         return True if isinstance(value, bool) else None
@@ -127,8 +130,16 @@ def fits(column: Column, value: Value) -> bool | None:
     if kind.startswith("timestamp"):
         return True if isinstance(value, str) and _is_time(value) else None
     if kind == "numeric":
-        return True if isinstance(value, str) and _NUMBER.match(value) else None
+        return True if isinstance(value, str) and _as_written(column, value) else None
     return None
+
+
+def _as_written(column: Column, value: str) -> bool:
+    """Whether a numeric column keeps a number as it is, without rounding it."""
+    found = _NUMBER.match(value)
+    if found is None or column.scale < 0:
+        return found is not None
+    return len(value.partition(".")[2]) <= column.scale
 
 
 def _is_time(value: str) -> bool:

@@ -153,9 +153,10 @@ class Outstanding:
         self._refusals: Counter[str] = Counter()
         reach = Reach(catalog, catalog.definitions)
         self._below = {name: _below(reach, catalog, name) for _, name in self._reads}
-        # What triggers lead to may take what only some lists try.
+        # What triggers lead to, and what all share, only some lists try.
         self._triggered = set(_triggered(contract, catalog, reach)) - self._tables
         self._tables |= self._triggered
+        self._seldom = self._triggered | {*contract.tenancy.shared}
 
     def observe(self, case: Case) -> None:
         """Strike off what one executed workload reached."""
@@ -219,8 +220,8 @@ class Outstanding:
             )
         # A search cut short may have drawn a few rows that are refused for good reasons.
         refused = {t for t in self._tables if self._refusals[t] >= _REFUSALS_MIN}
-        empty = self._tables - self._triggered if names & WRITING else refused
-        empty |= self._tables & self._triggered if names & TRIGGERING else set()
+        empty = self._tables - self._seldom if names & WRITING else refused
+        empty |= self._tables & self._seldom if names & TRIGGERING else set()
         for table in sorted(empty):
             yield self._never_written(table)
         if not names & READING:

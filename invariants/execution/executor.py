@@ -130,7 +130,9 @@ class Executor:
                 wire.transact([(None, [("DISCARD PLANS", ())])])
         self._leave_nothing(workload)
         made = (t.made(self.contract.tenancy.root) for t in workload.tenants)
-        opening: list[Batch] = [(OPERATOR, [sql.parametrised(i)]) for i in made if i is not None]
+        opening: list[Batch] = [
+            (OPERATOR, [sql.parametrised(self.catalog.chosen(i))]) for i in made if i is not None
+        ]
         known = len(opening)
         if states:
             opening.append(self._rows.batch)

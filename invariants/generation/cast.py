@@ -13,6 +13,7 @@ from invariants.checks.ownership import key_type, readable
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Within
 from invariants.schema.catalog import Catalog, Column
+from invariants.schema.samples import Taken
 from invariants.schema.spellings import ANY_TEXT
 from invariants.workload.operations import OPERATOR, Actor, Said, Value, ident
 from invariants.workload.templates import TENANT, USER, filled
@@ -24,7 +25,6 @@ _MALFORMED = {
     "uuid": ("not-a-uuid", "' OR true --", "0"),
     **dict.fromkeys(_INTEGERS, ("not-a-number", "' OR true --", "1.5")),
 }
-_UUID_LENGTH = 36
 # Of texts none is malformed; these are nobody's.
 _NOBODY = ("' OR true --", "%", "_%")
 
@@ -53,7 +53,7 @@ class Cast:
             return ident("unknown tenant", 0)
         if self.kind in _INTEGERS:
             return str(_UNKNOWN)
-        return ident("unknown tenant", 0) if _roomy(self._key_column()) else "t0"
+        return ident("unknown tenant", 0) if self._castable else self._filled_up("t0")
 
     def tenant(self, number: int) -> str:
         """The id of the `number`th tenant, from 1."""
@@ -67,25 +67,33 @@ class Cast:
             return ident(self.contract.tenancy.root or self.contract.tenancy.column, number)
         if self.kind in _INTEGERS:
             return str(_FIRST + number)
-        return self._text(number) or self._any_text(number)
+        named = self.contract.tenancy.root or self.contract.tenancy.column
+        return ident(named, number) if self._castable else self._text(number)
 
-    def _any_text(self, number: int) -> str:
-        """An id where any text will do: one that a policy can cast, if there is room for it."""
-        if _roomy(self._key_column()):
-            return ident(self.contract.tenancy.root or self.contract.tenancy.column, number)
-        return f"t{number}"
+    @property
+    def _castable(self) -> bool:
+        """Whether ids that are texts are uuids: where any text will do, a policy may cast them."""
+        found = self._key_samples
+        return found is None or (found.uuids and found.series in ("", ANY_TEXT))
 
     def _text(self, number: int) -> str:
-        """An id of the shape that CHECKs ask for; nothing where any text will do."""
-        tenancy = self.contract.tenancy
+        """An id of the shape that is asked for."""
+        column, found = self._key_column(), self._key_samples
+        value = found.nth(column, number) if column is not None and found is not None else None
+        return self._filled_up(f"t{number}" if value is None else str(value))
+
+    def _filled_up(self, value: str) -> str:
+        """An id without the blanks that its type would add."""
+        length = column.length if (column := self._key_column()) is not None else -1
+        return value.rjust(length, "0") if self.kind == "character" else value
+
+    @cached_property
+    def _key_samples(self) -> Taken | None:
+        """What the tenants' key takes, as far as anybody has asked."""
+        tenancy, column = self.contract.tenancy, self._key_column()
         tables = (tenancy.root,) if tenancy.root is not None else tenancy.tables
-        column = self._key_column()
-        for table in tables if column is not None else ():
-            assert column is not None
-            found = self.catalog.samples.of(table, column.name)
-            if found is not None and found.series != ANY_TEXT:
-                return str(found.nth(column, number))
-        return ""
+        asked = (self.catalog.samples.of(t, column.name) for t in tables if column is not None)
+        return next((a for a in asked if a is not None), None)
 
     def _key_column(self) -> Column | None:
         tenancy, tables = self.contract.tenancy, self.catalog.tables
@@ -204,11 +212,6 @@ def typed(text: str, kind: str | None) -> Value:
     if kind in _INTEGERS and text.removeprefix("-").isdigit():
         return int(text)
     return text
-
-
-def _roomy(column: Column | None) -> bool:
-    """Whether a text column has room for a uuid."""
-    return column is None or column.length < 0 or column.length >= _UUID_LENGTH
 
 
 def _hex(digits: str) -> bool:

@@ -110,16 +110,26 @@ def lawful(
 
 
 def filled(world: World) -> list[Operation]:
-    """Rows of what all tenants share, where theirs cannot be without them and there are none."""
-    if not world.contract.tenancy.shared:
+    """Rows of what all tenants share, where theirs may name one, or some role reads there.
+
+    Those that are brought by migrations do as they are.
+    """
+    contract = world.contract
+    if not contract.tenancy.shared:
         return []
     tables, there = world.catalog.tables, world.catalog.samples.there
     needed = {
         key.target
-        for table in world.contract.tenancy.owned
+        for table in contract.tenancy.owned
         for key in required(world, tables[table])
-        if not world.is_owned(key.target) and key.target not in there
+        if not world.is_owned(key.target)
     }
+    needed |= {
+        table
+        for table in contract.tenancy.shared
+        if table in tables and any(contract.may(r, "select", table) for r in contract.roles)
+    }
+    needed -= {*there}
     return [
         row.inserted()
         for table in sorted(needed)

@@ -22,6 +22,7 @@ from invariants.contract.sections import VERBS
 from invariants.generation import crossings, rules
 from invariants.generation.alike import alike
 from invariants.generation.columns import new_value, valid_choices
+from invariants.generation.commons import commons
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
 from invariants.generation.handovers import handovers
@@ -330,6 +331,11 @@ def _intrusions(world: World, table: str, role: str, verbs: list[str]) -> list[O
     return made
 
 
+def _promised(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
+    yield from _permitted(contract, catalog)
+    yield from commons(contract, catalog)
+
+
 def _permitted(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, _Make]]:
     """What the contract promises a role, on a row of its own tenant."""
     del catalog
@@ -485,7 +491,7 @@ _SWEEPS: Mapping[str, _Sweep] = {
     "twins": twins,
     "unnamed": unnamed,
     "unplaced": unplaced,
-    "permitted": _permitted,
+    "permitted": _promised,
     "inquiries": inquiries,
     "refreshes": _refreshes,
     "routines": routines,

@@ -42,7 +42,8 @@ def _tenant(world: World, identity: str) -> Tenant:
         # Those that have a role of their own are brought by the migrations.
         return Tenant(identity)
     key = world.id_column(root)
-    before = _before(world, root, identity)
+    needed = _needed(world, root)
+    before = _before(world, root, needed, identity)
     values = made_row(world, root, identity, lawful=True)
     if key not in values or root not in world.strategies.rows:
         values[key] = world.cast.value(identity)
@@ -53,24 +54,29 @@ def _tenant(world: World, identity: str) -> Tenant:
             "choose another one for each, or use the one it is given"
         )
     world.remember(root, identity, values)
-    if before:
+    if needed:
         values.update(_owned_by(world, root, identity))
-        made = Insert(root, tuple(values), (tuple(values.values()),))
+        made = world.catalog.chosen(Insert(root, tuple(values), (tuple(values.values()),)))
         world.given.append(world.maintenance(*before, made))
         return Tenant(identity)
     return Tenant(identity, tuple(values), tuple(values.values()))
 
 
-def _before(world: World, root: str, identity: str) -> list[Statement]:
-    """The rows without which there is no row of the tenant: of its user, and what else it names."""
-    relation = world.catalog.tables[root]
-    needed = {k.target for k in required(world, relation)} - {root}
-    if root in world.strategies.rows or not needed:
-        return []
+def _needed(world: World, root: str) -> set[str]:
+    """The tables without whose rows there is no tenant, and that migrations leave empty."""
+    relation, there = world.catalog.tables[root], world.catalog.samples.there
+    if root in world.strategies.rows:
+        return set()
+    named = {key.target for key in required(world, relation)} - {root, *there}
+    return {t for t in named if taxonomy_of(world, t) is None}
+
+
+def _before(world: World, root: str, needed: set[str], identity: str) -> list[Statement]:
+    """The rows that a tenant's row names: of its user, and what else has to be there."""
     users = {key.target for key in _naming_users(world)}
     made = _users(world, identity) if needed & users else []
     for table in sorted(needed - users):
-        if taxonomy_of(world, table) is None and not world.rows_of(table):
+        if not world.rows_of(table):
             made += [row.statement() for row in lawful(world, table, "", 0, (root,))]
     return made
 

@@ -246,7 +246,8 @@ class _Search:
         refused_by = "" if found else ", ".join((*alone, *domains)) or f"type {column.type}"
         asked = self._asked(column, mentioned, takes)
         kept = tuple(dict.fromkeys(in_column(column, t) for t in found[:_VALUES_MAX]))
-        return Taken(kept, series, bool(listed) or bool(column.enum), asked, refused_by)
+        uuids = spellings.textual(column) and bool(takes([ident(column.name, 1)]))
+        return Taken(kept, series, bool(listed) or bool(column.enum), asked, refused_by, uuids)
 
     def _asked(
         self,

@@ -30,7 +30,8 @@ class Taken:
     `series` makes any number of different ones (`numbered`), where that is possible; otherwise
     `values` are as many different ones as could be found; where they are `listed`, there are no
     others. `asked` are values for which conditions of views, policies and indexes ask, and
-    `refused_by` is what refuses every value that was tried.
+    `refused_by` is what refuses every value that was tried. `uuids` says that a text column takes
+    uuids.
     """
 
     values: tuple[Value, ...] = ()
@@ -38,6 +39,7 @@ class Taken:
     listed: bool = False
     asked: tuple[Value, ...] = ()
     refused_by: str = ""
+    uuids: bool = False
 
     @cached_property
     def known(self) -> frozenset[Value]:

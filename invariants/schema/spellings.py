@@ -171,6 +171,11 @@ _PATTERN_EXAMPLES = 40
 _LENGTH_MAX = 4096
 
 
+def textual(column: Column) -> bool:
+    """Whether a column has texts."""
+    return column.type in _TEXTUAL and not column.is_array
+
+
 def texts(column: Column, conditions: Sequence[str]) -> tuple[list[str], list[str]]:
     """What may be tried in a column, given the expressions that speak of it.
 

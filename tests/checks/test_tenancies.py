@@ -100,6 +100,63 @@ SHAPES = {
         "firm_id::uuid = nullif(current_setting('my.firm', true), '')::uuid",
         "select/deals",
     ),
+    "texts of a shape": (
+        "CREATE TABLE firms (id text PRIMARY KEY CHECK (id ~ '^[a-z]+-[0-9]+$'));"
+        "CREATE TABLE deals (id uuid PRIMARY KEY, firm_id text NOT NULL REFERENCES firms,"
+        " note text);" + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id = nullif(current_setting('my.firm', true), '')",
+        "select/deals",
+    ),
+    "texts without room": (
+        "CREATE TABLE firms (id text PRIMARY KEY CHECK (length(id) < 9));"
+        "CREATE TABLE deals (id uuid PRIMARY KEY, firm_id text NOT NULL REFERENCES firms,"
+        " note text);" + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id = nullif(current_setting('my.firm', true), '')",
+        "select/deals",
+    ),
+    "numbers counted always": (
+        NUMBERED.replace("integer PRIMARY", "integer GENERATED ALWAYS AS IDENTITY PRIMARY")
+        + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id = nullif(current_setting('my.firm', true), '')::integer",
+        "select/deals",
+    ),
+    "numbers of any size": (
+        NUMBERED.replace("integer", "numeric(12, 0)") + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id = nullif(current_setting('my.firm', true), '')::numeric",
+        "select/deals",
+    ),
+    "texts filled up": (
+        NUMBERED.replace("integer", "character(3)") + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\n' + WEB,
+        "firm_id = nullif(current_setting('my.firm', true), '')",
+        "select/deals",
+    ),
+    "owners": (
+        "CREATE TABLE people (id uuid PRIMARY KEY); CREATE TABLE firms (id uuid PRIMARY KEY,"
+        " owner_id uuid NOT NULL REFERENCES people);"
+        "CREATE TABLE deals (id uuid PRIMARY KEY, firm_id uuid NOT NULL REFERENCES firms);"
+        + GUARDED,
+        TENANCY + 'setting = "my.firm"\ntables = ["deals"]\nshared = ["people"]\n' + WEB,
+        OF_FIRM,
+        "select/deals",
+    ),
+    "shared and written": (
+        "CREATE TABLE firms (id uuid PRIMARY KEY); CREATE TABLE labels (id uuid PRIMARY KEY,"
+        " name text NOT NULL UNIQUE); CREATE TABLE deals (id uuid PRIMARY KEY,"
+        " firm_id uuid NOT NULL REFERENCES firms, label_id uuid REFERENCES labels);"
+        + GUARDED
+        + "GRANT SELECT, INSERT, UPDATE, DELETE ON labels TO web;",
+        TENANCY
+        + 'setting = "my.firm"\ntables = ["deals"]\nshared = ["labels"]\n'
+        + WEB
+        + f"labels = {VERBS}\n",
+        OF_FIRM,
+        "select/deals",
+    ),
     "parents": (
         PARTS,
         TENANCY
