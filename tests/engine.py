@@ -215,11 +215,10 @@ def dead_event(number: int, tenant: str = A, **values: Value) -> Insert:
     filled: dict[str, Value] = {
         "error_detail": Json("{}"),
         "raw_payload": Json("{}"),
+        "error_code": "bad_signature",
         **values,
     }
-    return row(
-        "dead_events", number, tenant, source="shopify", error_code="bad_signature", **filled
-    )
+    return row("dead_events", number, tenant, source="shopify", **filled)
 
 
 def key(table: str, number: int) -> tuple[tuple[str, Value], ...]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from invariants.checks.base import Case
+from invariants.checks.values import UUID
 from invariants.execution.history import Record, Step
 from invariants.execution.wire import Notice, ServerError
 from invariants.workload.operations import (
@@ -84,13 +85,16 @@ def where(step: Step, value: str) -> Literal["error", "notice"]:
 def betrayed(case: Case, step: Step) -> tuple[str, Record] | None:
     """A value of another tenant's row in a text that an actor got, and that row.
 
-    Not one that its tenant has sent itself or has in rows of its own, or that is nobody's.
+    It is one that somebody sent or that was made by chance: what a trigger or a default writes in
+    every row tells nothing. Not one that the actor's tenant has sent itself or has in rows of its
+    own, or that is nobody's.
     """
     texts = " ".join(received(step))
     if not texts:
         return None
     mine = case.acting_for(step)
     own: set[str] | None = None
+    others: set[str] | None = None
     for record in step.before.records:
         owner = case.tenant_of(record)
         if owner is None or owner == mine:
@@ -100,6 +104,9 @@ def betrayed(case: Case, step: Step) -> tuple[str, Record] | None:
                 continue
             own = _own(case, step) if own is None else own
             if any(value in o for o in own) or not _stands_in(value, texts):
+                continue
+            others = _others(case, step) if others is None else others
+            if not UUID.match(value) and not any(o in value for o in others):
                 continue
             return value, record
     return None
@@ -129,6 +136,17 @@ def _own(case: Case, step: Step) -> set[str]:
         own |= {k.name for k in relation.foreign_keys}
         own |= {u.name for u in relation.uniques} | {c.name for c in relation.checks}
     return own
+
+
+def _others(case: Case, step: Step) -> set[str]:
+    """What others have sent before, without the words that the schema has itself."""
+    actor, earlier = step.operation.actor, case.history.steps[: step.index]
+    sent = {t for s in earlier if s.operation.actor != actor for t in _sent(s.operation)}
+    long = {t for t in sent if len(t) >= _TELLING_LENGTH}
+    definitions = case.catalog.definitions
+    words = [r.definition for r in definitions.routines]
+    words += [c.definition for r in case.catalog.relations.values() for c in r.checks]
+    return {t for t in long if not any(t in w for w in words)}
 
 
 def _sent(operation: Operation) -> Iterator[str]:

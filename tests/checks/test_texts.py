@@ -35,6 +35,7 @@ RAISE NOTICE '%', (SELECT {} FROM public.dead_events WHERE {}); RETURN NEW; END$
 CREATE TRIGGER tell BEFORE INSERT ON dead_events FOR EACH ROW EXECUTE FUNCTION tell()
 """
 ONE_EACH = workload(of(A, dead_event(1, A)), of(B, dead_event(2, B)))
+SENT = workload(of(A, dead_event(1, A, error_code="secret-17")), of(B, dead_event(2, B)))
 AS_MANY = workload(of(A, dead_event(1, A)), of(A, dead_event(3, A)), of(B, dead_event(2, B)))
 
 
@@ -43,6 +44,7 @@ AS_MANY = workload(of(A, dead_event(1, A)), of(A, dead_event(3, A)), of(B, dead_
     [
         ("count(*)", "true", AS_MANY),
         ("string_agg(id::text, ' ')", "true", ONE_EACH),
+        ("max(error_code)", "tenant_id <> NEW.tenant_id", SENT),
     ],
 )
 def test_a_notice_that_tells_of_others(
@@ -75,3 +77,15 @@ def test_where_a_text_was_made_is_not_compared(head_lab: Lab) -> None:
     """
     shown = workload(of(A, dead_event(1, A)), of(B, reconciliation(1, B)))
     assert head_lab.findings("cross-tenant", shown, changes) == {}
+
+
+WRITES = """
+CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+NEW.error_code := 'WRITTEN'; RAISE NOTICE 'some WRITTEN text'; RETURN NEW; END$$;
+CREATE TRIGGER say BEFORE INSERT ON dead_events FOR EACH ROW EXECUTE FUNCTION say()
+"""
+
+
+def test_a_word_of_the_schema_tells_nothing(head_lab: Lab) -> None:
+    """Though it stands in rows of others as well."""
+    assert head_lab.findings("cross-tenant", ONE_EACH, WRITES) == {}
