@@ -18,10 +18,12 @@ from invariants.checks.outcome import Disagreement, Prediction, disagreements
 from invariants.checks.values import as_text
 from invariants.contract.contract import ANYBODY
 from invariants.execution.history import Step
+from invariants.execution.wire import ServerError
 from invariants.workload import sql
 from invariants.workload.operations import RUNS_AS_ANOTHER, Select, Truncate, Update
 
 # Why an operation is to be refused, by the rule that the model names.
+_DATA_EXCEPTION = "22"
 _WHY = {
     "privilege": "the role is not promised it",
     "tenant": "the row is not the actor's tenant's",
@@ -83,7 +85,7 @@ class Liveness(Invariant):
             if prediction is None:
                 continue
             if step.error is not None:
-                if prediction.commits:
+                if prediction.commits and not _computed(prediction, step.error):
                     yield self._refused(case, step)
                 elif prediction.rule == "privilege" and self._let_through(case, step, prediction):
                     yield self._granted(step, prediction)
@@ -270,6 +272,12 @@ class Liveness(Invariant):
                     promise=self.promise,
                     proof=(Condition("seen", step.index, f"NOT {row_matches(table, key)}"),),
                 )
+
+
+def _computed(prediction: Prediction, error: ServerError) -> bool:
+    """Whether a trigger could not make what it fills in of the row, as when a number overflows."""
+    filled = prediction.open_columns and error.functions
+    return bool(filled) and error.sqlstate.startswith(_DATA_EXCEPTION)
 
 
 def _who(role: str) -> str:

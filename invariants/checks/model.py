@@ -448,18 +448,21 @@ class _Model(Rows):
     def _delete(self, statement: Delete) -> None:
         relation = self._writable("delete", statement.relation)
         self._deciding(relation, "delete")
-        going = {key for key, _ in self._seen_by_actor(relation, statement.where)}
-        for key in going:
+        found = [key for key, _ in self._seen_by_actor(relation, statement.where)]
+        going = {(relation.name, key) for key in found}
+        for key in found:
             self._remove(relation, key, going)
 
-    def _remove(self, relation: Relation, key: Key, going: Collection[Key] = ()) -> None:
+    def _remove(self, relation: Relation, key: Key, going: set[tuple[str, Key]]) -> None:
         """Remove a row and, where a foreign key says so, what refers to it.
 
-        Those `going` are removed by the same statement.
+        Those `going` are removed by the same statement; rows may refer to each other, or to
+        themselves.
         """
         for reference, table, referrer in self._referrers(relation, key):
-            if referrer not in self._rows(table) or (table == relation.name and referrer in going):
+            if referrer not in self._rows(table) or (table, referrer) in going:
                 continue
+            going.add((table, referrer))
             require(not self.contract.appends_only(table), "reference")
             foreign = reference.key
             need(foreign is not None)
@@ -468,6 +471,6 @@ class _Model(Rows):
             require(foreign.on_delete not in ("NO ACTION", "RESTRICT"), "reference")
             need(foreign.on_delete == "CASCADE")
             self._deciding(self.catalog.tables[table], "delete")
-            self._remove(self.catalog.tables[table], referrer)
+            self._remove(self.catalog.tables[table], referrer, going)
         del self._rows(relation.name)[key]
         self.touched.add((relation.name, key))

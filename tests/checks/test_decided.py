@@ -16,6 +16,10 @@ DECIDING = {
         "NEW.what = upper(coalesce(NEW.what, 'x')); RETURN NEW;",
         ON_ORDERS.format("BEFORE INSERT OR UPDATE"),
     ),
+    "counts its changes": "ALTER TABLE orders ADD changes integer NOT NULL DEFAULT 0;"
+    + TRIGGER.format(
+        "NEW.changes = OLD.changes + 1; RETURN NEW;", ON_ORDERS.format("BEFORE UPDATE")
+    ),
     "says whose the row is": TRIGGER.format(
         "NEW.shop_id = nullif(current_setting('app.shop', true), '')::uuid; RETURN NEW;",
         ON_ORDERS.format("BEFORE INSERT"),
@@ -78,3 +82,14 @@ def test_a_privilege_is_asked_for_whatever_triggers_there_are(
     schema = DECIDING["fills a column in"] + "REVOKE DELETE ON orders FROM clerk;"
     assert verdict(tmp_path, schema, monkeypatch) == 1
     assert "liveness/delete/orders/privilege" in capsys.readouterr().out
+
+
+def test_rows_that_refer_to_themselves_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else is looked at here than that the model comes to an end."""
+    within = (
+        "ALTER TABLE orders ADD UNIQUE (shop_id, id), ADD after uuid, ADD FOREIGN KEY"
+        " (shop_id, after) REFERENCES orders (shop_id, id) ON DELETE CASCADE;"
+    )
+    assert verdict(tmp_path, within, monkeypatch) == 0, capsys.readouterr()
