@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from invariants.generation.columns import nth, taken
 from invariants.generation.derived import column_value
+from invariants.generation.echoes import echo
 from invariants.generation.references import required, taxonomy_of
 from invariants.generation.registry import Values, new_row
 from invariants.generation.world import World
@@ -105,6 +106,7 @@ def lawful(
             values[sums.total_column] = total
         if sums.table == table:
             values[sums.amount] = total
+    echo(world, table, values, ((r.table, r.values) for r in before))
     actor = world.actor(world.writer("insert", table), tenant)
     return [*before, LawfulRow(table, actor, values, relation.overrides(values))]
 
