@@ -67,8 +67,8 @@ class CrossTenant(Invariant):
     examines = "an operation for one tenant while another has rows"
     readings_percent = 40
     sweeps = (
-        *("handovers", "routines", "settings", "becoming", "plans", "twins", "crossing"),
-        *("shown", "writes", "leaks", "views", "trespasses", "unplaced", "parts"),
+        *("routines", "settings", "becoming", "plans", "twins", "crossing", "shown", "writes"),
+        *("leaks", "views", "trespasses", "unplaced", "parts", "handovers"),
     )
     of_tenants = True
     concurrent = True

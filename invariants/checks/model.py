@@ -214,8 +214,11 @@ class _Model(Rows):
             frozenset(key for key, _ in self._seen_by_actor(relation, statement.where)),
         )
 
-    def _seen_by_actor(self, relation: Relation, where: Assignments) -> list[tuple[Key, Values]]:
-        """The rows a condition finds among those of the actor's tenant."""
+    def _seen_by_actor(
+        self, relation: Relation, where: Assignments, verb: str = "select"
+    ) -> list[tuple[Key, Values]]:
+        """The rows a condition finds among those of the actor's tenant, to do this with them."""
+        need(not any(self._policies(relation, v) for v in {"select", verb}))
         need(all(self._comparable(relation, c, v) for c, v in where))
         scoped = self._scoped(relation)
         return [
@@ -237,9 +240,10 @@ class _Model(Rows):
         if conflict is not None:
             # PostgreSQL has no ON CONFLICT, and no MERGE, for tables with rules.
             need(not self._has_rules(relation))
+            # The rows that are in the way are read, and those that come have to be seen.
+            self.open_end = self.open_end or bool(self._policies(relation, "select"))
         if conflict is not None and conflict.updates:
             self._deciding(relation, "update")
-        if conflict is not None and conflict.updates:
             require(self.contract.may(self.role, "update", relation.name), "privilege")
             need(conflict.target == relation.primary_key and not conflict.where)
             # What a row does not say is its default there.
@@ -412,7 +416,7 @@ class _Model(Rows):
             need(name not in relation.primary_key or self.role == OPERATOR)
             need(not relation.columns[name].generated)
             self._typed(relation, relation.columns[name], value)
-        for key, row in self._seen_by_actor(relation, statement.where):
+        for key, row in self._seen_by_actor(relation, statement.where, "update"):
             self._change(relation, key, row, assign)
 
     def _change(
@@ -448,7 +452,7 @@ class _Model(Rows):
     def _delete(self, statement: Delete) -> None:
         relation = self._writable("delete", statement.relation)
         self._deciding(relation, "delete")
-        found = [key for key, _ in self._seen_by_actor(relation, statement.where)]
+        found = [key for key, _ in self._seen_by_actor(relation, statement.where, "delete")]
         going = {(relation.name, key) for key in found}
         for key in found:
             self._remove(relation, key, going)

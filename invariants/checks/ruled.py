@@ -12,6 +12,7 @@ from invariants.checks.outcome import Key
 from invariants.checks.ownership import Ownership, printed
 from invariants.checks.references import Reference, references
 from invariants.checks.values import comparable, exact, fits, pii_keys
+from invariants.checks.visibility import deciding
 from invariants.contract.contract import ANYBODY, Contract
 from invariants.contract.sections import Ledger, Sum
 from invariants.execution.history import State
@@ -69,7 +70,8 @@ class Rows:
         self.rewritten = False
 
     def _deciding(self, relation: Relation, verb: str) -> None:
-        """Take note of what triggers and rules decide when a relation is written so."""
+        """Take note of what policies, triggers and rules decide when a relation is written so."""
+        self.open_end = self.open_end or bool(self._policies(relation, verb))
         found = decided(self.contract, self.catalog, relation.name, verb)
         if found is NOTHING:
             return
@@ -80,6 +82,12 @@ class Rows:
         self.open_columns |= {(relation.name, c) for c in found.columns}
         self.open_tables |= found.tables
         self.rewritten = self.rewritten or found.rewrites
+
+    def _policies(self, relation: Relation, verb: str) -> tuple[str, ...]:
+        """The policies that ask this actor for more than the contract speaks of."""
+        if self.role == OPERATOR:
+            return ()
+        return deciding(self.contract, self.catalog, relation.name, verb)
 
     def _is_anybody(self) -> bool:
         """Whether the role owns nothing, as far as the contract knows."""

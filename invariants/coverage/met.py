@@ -131,7 +131,7 @@ class Coverage:
                 told.append(f"{words}: {_listed(names)}")
         if self.decided:
             by = tuple(f"{what} ({who})" for what, who in sorted(self.decided.items()))
-            told.append(f"not predicted, since triggers or rules decide: {_listed(by)}")
+            told.append(f"not predicted, since triggers, rules or policies decide: {_listed(by)}")
         return tuple(told)
 
     def to_json(self) -> dict[str, Any]:

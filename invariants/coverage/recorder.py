@@ -27,6 +27,7 @@ from collections.abc import Iterator
 
 from invariants.checks.base import Case
 from invariants.checks.decided import decided
+from invariants.checks.visibility import deciding
 from invariants.contract.contract import Contract
 from invariants.contract.sections import VERBS
 from invariants.coverage.doors import expected_doors, tried
@@ -396,7 +397,7 @@ def _written(contract: Contract, catalog: Catalog) -> Iterator[str]:
 
 
 def _decided(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, str]]:
-    """The promised ways to write a table of which triggers or rules decide what comes."""
+    """The promised ways to write a table of which triggers, rules or policies decide."""
     promised = {
         (verb, relation)
         for grants in contract.roles.values()
@@ -405,5 +406,9 @@ def _decided(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, str]]:
         if relation in catalog.tables
     }
     for verb, table in sorted(promised):
-        if by := decided(contract, catalog, table, verb).by:
+        by = (
+            *decided(contract, catalog, table, verb).by,
+            *deciding(contract, catalog, table, verb),
+        )
+        if by:
             yield f"{verb} on {table}", ", ".join(by)

@@ -46,6 +46,21 @@ DECIDING = {
 }
 
 
+# What a policy asks for besides the shop, and what says so.
+POLICIES = {
+    "is not removed yet": "ALTER TABLE orders ADD gone boolean NOT NULL DEFAULT false;"
+    "CREATE POLICY there ON orders AS RESTRICTIVE FOR SELECT USING (NOT gone);",
+    "is the author's": "ALTER TABLE orders ADD author text;"
+    "DROP POLICY of_shop ON orders; CREATE POLICY of_author ON orders USING (shop_id ="
+    " nullif(current_setting('app.shop', true), '')::uuid AND author = current_user);",
+    "is what a function takes": "ALTER TABLE shops ADD kind text;"
+    "CREATE FUNCTION fine(uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET"
+    " search_path = public, pg_temp AS"
+    " $$ SELECT EXISTS (SELECT FROM shops WHERE id = $1 AND kind = 'open') $$;"
+    "CREATE POLICY of_kind ON orders AS RESTRICTIVE FOR INSERT WITH CHECK (fine(shop_id));",
+}
+
+
 def verdict(folder: Path, schema: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """What liveness says of the shops with more to their schema."""
     monkeypatch.chdir(folder)
@@ -62,7 +77,40 @@ def test_what_a_trigger_decides_is_no_violation(
     status = verdict(tmp_path, DECIDING[what], monkeypatch)
     told = capsys.readouterr()
     assert status == 0, told
-    assert "since triggers or rules decide: " in told.out
+    assert "since triggers, rules or policies decide: " in told.out
+
+
+@pytest.mark.parametrize("what", POLICIES)
+def test_what_a_policy_asks_for_besides_the_tenant_is_left_open(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = verdict(tmp_path, POLICIES[what], monkeypatch)
+    told = capsys.readouterr()
+    assert "liveness/" not in told.out
+    assert status != 1
+    assert "since triggers, rules or policies decide: " in told.out
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ("AS RESTRICTIVE FOR UPDATE USING (false)", "liveness/update/orders"),
+        ("AS RESTRICTIVE FOR INSERT WITH CHECK (false)", "liveness/insert/orders"),
+        ("FOR SELECT USING (what IS NULL)", None),
+    ],
+)
+def test_a_policy_that_asks_for_nothing_else_is_judged(
+    policy: str,
+    found: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One beside which another lets all of the tenant's rows pass takes nothing away."""
+    verdict(tmp_path, f"CREATE POLICY more ON orders {policy};", monkeypatch)
+    told = capsys.readouterr().out
+    assert "policies decide: " not in told
+    assert found is None or found in told
 
 
 def test_a_trigger_on_another_table_says_nothing_of_this_one(

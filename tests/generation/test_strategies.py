@@ -30,6 +30,7 @@ from invariants.workload.operations import (
     Inquire,
     Insert,
     Json,
+    Leftover,
     Operation,
     Refresh,
     Select,
@@ -305,7 +306,7 @@ KINDS: dict[str, Mapping[str, Kind]] = {
             f"a statement: {name}": states(kind)
             for name, kind in STATEMENTS.items()
             # There is no function without arguments to call; the others are only swept.
-            if kind not in (Call, Comment, Attach, Shadow, Set, Become, Inquire)
+            if kind not in (Call, Comment, Attach, Shadow, Set, Become, Inquire, Leftover)
         },
         "a row handed to another tenant": lambda s: any(
             c == "tenant_id" and v != s.tenant and v in (A, B)
