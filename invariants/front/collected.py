@@ -1,5 +1,7 @@
 """What `pytest -m invariants` collects: the contract, a test for each invariant.
 
+Where pyproject.toml asks for the chain of migrations there is a test for each kind of failure, too.
+
 pytest loads this in every run, so it imports what it needs late.
 """
 
@@ -18,6 +20,8 @@ FIXTURE = "verdict"
 # What the release gate looks at besides the invariants; other profiles leave it out.
 GATE_FIXTURE = "gate_check"
 GATE_CHECKS = ("counterexamples", "mutation score")
+# What the names of the tests of the chain begin with: the kind comes after it.
+CHAIN = "migrations/"
 
 
 class ContractFile(pytest.File):
@@ -31,6 +35,18 @@ class ContractFile(pytest.File):
             yield InvariantItem.from_parent(self, name=name)
         for name in GATE_CHECKS:
             yield GateItem.from_parent(self, name=name)
+        for kind in self._kinds():
+            yield MigrationItem.from_parent(self, name=f"{CHAIN}{kind}")
+
+    def _kinds(self) -> tuple[str, ...]:
+        """The kinds of failure of a chain, where they are asked for."""
+        from invariants.gate import chain
+        from invariants.migrations.finding import KINDS
+
+        try:
+            return KINDS if chain.asked_for(self.config.rootpath / "pyproject.toml") else ()
+        except InvariantsError as error:
+            self.config.stash[FUZZER].stop(error)
 
 
 class ContractItem(pytest.Item):
@@ -72,6 +88,27 @@ class GateItem(ContractItem):
         """Judge."""
         __tracebackhide__ = True
         self._verdict.assert_passed()
+
+
+class MigrationItem(ContractItem):
+    """The chain of migrations does not fail in one way (`invariants migrations`)."""
+
+    @property
+    def kind(self) -> str:
+        """The way."""
+        return self.name.removeprefix(CHAIN)
+
+    def setup(self) -> None:
+        """Try the chain; what could not be judged is an error here."""
+        __tracebackhide__ = True
+        among = [i.kind for i in self.session.items if isinstance(i, MigrationItem)]
+        fuzzer = self.config.stash[FUZZER]
+        self._verdict: Verdict = fuzzer.chain_verdict(self.kind, self.session, among)
+
+    def runtest(self) -> None:
+        """Judge: what is found and not accepted is a failure."""
+        __tracebackhide__ = True
+        self._verdict.assert_held()
 
 
 def asked_for(config: pytest.Config) -> bool:

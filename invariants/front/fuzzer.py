@@ -110,6 +110,8 @@ class Fuzzer:
     # For each invariant searched to the end: its name, and the causes found.
     causes: list[tuple[str, list[str]]] = field(default_factory=list)
     _resources: ExitStack = field(default_factory=ExitStack)
+    # What came of the kinds of failure of a chain that were tried.
+    _chain: dict[str, InvariantFinished] = field(default_factory=dict)
 
     def verdict(self, name: str, session: pytest.Session, among: Sequence[str]) -> Verdict:
         """Search for violations of one invariant: what a test then judges.
@@ -117,13 +119,32 @@ class Fuzzer:
         What could not be judged fails or skips whoever asks; a server that fails ends the session.
         """
         __tracebackhide__ = True
-        from invariants.coverage.unreached import unreached_lines
-
         try:
             with foreseen():
                 finished = self.search(name, among=among)
         except InvariantsError as error:
             self.stop(error, session)
+        return self._judged(finished, session)
+
+    def chain_verdict(self, kind: str, session: pytest.Session, among: Sequence[str]) -> Verdict:
+        """Try the chain of migrations for one kind of failure, likewise.
+
+        One try is for all kinds that are `among` the tests; a worker of pytest-xdist, which does
+        not know which of them are its own, tries each by itself.
+        """
+        __tracebackhide__ = True
+        try:
+            if kind not in self._chain:
+                with foreseen():
+                    self._try_chain([kind] if self._is_worker else among)
+        except InvariantsError as error:
+            self.stop(error, session)
+        return self._judged(self._chain[kind], session)
+
+    def _judged(self, finished: InvariantFinished, session: pytest.Session) -> Verdict:
+        __tracebackhide__ = True
+        from invariants.coverage.unreached import unreached_lines
+
         if finished.fault:
             fault = InfrastructureError(finished.fault)
             # What was found before the fault is told by the test; it is the last one.
@@ -142,7 +163,8 @@ class Fuzzer:
             told = [*unreached_lines(finished.unreached)]
             reasons += ["\n".join(map(shown, told))] if told else []
             reasons += [shown(finished.error)] if finished.error and not told else []
-            pytest.fail("\n\n".join([f"{name} not judged", *reasons]), pytrace=False)
+            told_all = "\n\n".join([f"{finished.name} not judged", *reasons])
+            pytest.fail(told_all, pytrace=False)
         return verdict
 
     def gate_verdict(self, name: str, session: pytest.Session) -> GateVerdict:
@@ -195,6 +217,18 @@ class Fuzzer:
             self.config.workeroutput[COVERAGE] = self.met  # type: ignore[attr-defined]
             self.config.workeroutput[CAUSES] = self.causes  # type: ignore[attr-defined]
         return finished
+
+    def _try_chain(self, kinds: Sequence[str]) -> None:
+        from invariants.gate.chain import tried
+        from invariants.search import baseline
+
+        report = tried(self.options, kinds, self.seed, self.say).report
+        self._chain.update({i.name: i for i in report.invariants})
+        for finished in report.invariants:
+            if baseline.judged([finished]):
+                self.causes.append((finished.name, list(baseline.signatures([finished]))))
+        if self._is_worker:
+            self.config.workeroutput[CAUSES] = self.causes  # type: ignore[attr-defined]
 
     @cached_property
     def known(self) -> Baseline | None:

@@ -22,6 +22,7 @@ from invariants.front.collected import (
     GATE_CHECKS,
     ContractFile,
     ContractItem,
+    MigrationItem,
     asked_for,
     contract_path,
     named,
@@ -109,10 +110,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ContractFi
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is there twice, and what only the release gate looks at.
-
-    Who wrote tests of the invariants himself has these, and none of the contract's.
-    """
+    """Leave out what is there twice, and what only the release gate looks at."""
     once = {i.nodeid: i for i in reversed(items) if isinstance(i, ContractItem)}
     items[:] = [i for i in items if once.get(i.nodeid, i) is i]
     written = any(map(own, items))
@@ -124,7 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [
         i
         for i in items
-        if (of_gate(i) and not of_release) or (written and isinstance(i, ContractItem))
+        if (of_gate(i) and not of_release)
+        or (written and isinstance(i, ContractItem) and not isinstance(i, MigrationItem))
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from invariants.errors import UsageError
 from invariants.gate.release import Check, Gate, invariant_check
-from invariants.migrations.run import MigrationsOptions, migrations
+from invariants.migrations.run import MigrationsOptions, Result, migrations
 from invariants.options import RunOptions
 from invariants.reading import read_toml
 from invariants.search.events import Listener
@@ -46,9 +46,7 @@ def chain_checks(
     options: RunOptions, listener: Listener, say: Callable[[str], None]
 ) -> tuple[Check, ...]:
     """Try the whole chain: a check for each kind of failure."""
-    given = {f.name: getattr(options, f.name) for f in fields(RunOptions)}
-    wanted = MigrationsOptions(**{**given, "invariants": ()}, last=options.revision)
-    result = migrations(wanted, listener, say)
+    result = tried(options, (), options.seed, say, listener)
     return tuple(
         replace(
             check,
@@ -57,4 +55,19 @@ def chain_checks(
         )
         for i in result.report.invariants
         for check in [invariant_check(i, result.report.known)]
+    )
+
+
+def tried(
+    options: RunOptions,
+    kinds: Sequence[str],
+    seed: int | None,
+    say: Callable[[str], None],
+    listener: Listener = lambda _: None,
+) -> Result:
+    """What comes of the whole chain, up to the revision of a run, tried for some kinds or all."""
+    given = {f.name: getattr(options, f.name) for f in fields(RunOptions)}
+    changed = {"invariants": tuple(kinds), "seed": seed}
+    return migrations(
+        MigrationsOptions(**{**given, **changed}, last=options.revision), listener, say
     )
