@@ -66,6 +66,14 @@ class Course:
             wanted = self.source.at(step.revision)
             chain.upgrade(conninfo, wanted, before_commit=before_commit)
 
+    def up_to(self, conninfo: str, step: Step) -> None:
+        """Take an empty database up to a step, all of them in one go. Raises likewise."""
+        if isinstance(self.source, SqlFiles):
+            for earlier in self.steps[: step.number]:
+                self.source.step(conninfo, earlier.revision)
+        else:
+            chain.upgrade(conninfo, self.source.at(step.revision))
+
     def down(self, conninfo: str, step: Step) -> None:
         """Undo one step. Raises `InfrastructureError`."""
         assert isinstance(self.source, Migrations)

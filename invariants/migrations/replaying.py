@@ -82,10 +82,11 @@ def _again(
     if kind == "chain":
         yield from (f for f in chain.heads(course) if f.signature == one.signature)
     step = course.steps[course.revisions.index(revision)]
-    for earlier in course.steps[: step.number - 1]:
-        shelf.build(earlier)
+    if step.below is not None:
+        below = course.steps[step.number - 2]
+        shelf.build_at_once(below)
         if owned is not None:
-            owned.build(earlier)
+            owned.build_at_once(below)
     stage = Stage(course, step, shelf, contract, None, owned=owned)
     if step.below is not None:
         with shelf.scratch(step.below) as scratch:

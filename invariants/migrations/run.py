@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from invariants.contract.contract import Contract, load
@@ -142,16 +143,12 @@ class _Run:
 
     def _steps(self, shelf: Shelf, owned: Shelf | None, tried: Sequence[Step]) -> None:
         before: Side | None = None
-        for step in self.course.steps[: tried[-1].number]:
-            wanted = step in tried
-            if not wanted:
-                shelf.build(step)
-                owned = self._built_by_owner(owned, step)
-                if step.number + 1 < tried[0].number:
-                    continue
-                above = self._lawful_at(shelf, step)
-                before = kept_loaded(above, step.revision, shelf)
-                continue
+        if tried[0].number > 1:
+            below = self.course.steps[tried[0].number - 2]
+            shelf.build_at_once(below)
+            owned = self._built_by_owner(owned, self.course.steps[: below.number])
+            before = kept_loaded(self._lawful_at(shelf, below), below.revision, shelf)
+        for step in tried:
             self.say(
                 f"revision {step.revision} ({tried.index(step) + 1} of {len(tried)})"
                 f"{': ' + step.title if step.title else ''}"
@@ -164,7 +161,7 @@ class _Run:
             self._try(stage, BEFORE)
             shelf.build(step)
             self._try(stage, AFTER)
-            owned = self._built_by_owner(owned, step)
+            owned = self._built_by_owner(owned, [step])
             shelf.forget(step.below, LOADED)
             if step.below is not None:
                 shelf.forget(step.below)
@@ -175,34 +172,37 @@ class _Run:
         with shelf.scratch(step.revision) as scratch:
             return lawful_above(stage, scratch)
 
-    def _built_by_owner(self, owned: Shelf | None, step: Step) -> Shelf | None:
+    def _built_by_owner(self, owned: Shelf | None, steps: Sequence[Step]) -> Shelf | None:
         """The owner's databases go on, as long as the chain runs for that role at all."""
         if owned is None:
             return None
-        try:
-            owned.build(step)
-            return owned
-        except MigrationFailed as failure:
-            told = any(s.startswith(f"migrations/owner/{step.revision}/") for s in self._seen)
-            self._judged(
-                None,
-                []
-                if told
-                else [
-                    Finding(
-                        "owner",
-                        step.revision,
-                        "fails",
-                        f"the upgrade fails as {owned.owner}, without any rows: {failure}",
-                        "do what needs a superuser apart from the chain, and only where it is "
-                        "missing",
-                    )
-                ],
-            )
-            self.errors["owner"] = (
-                f"not judged after {step.revision}, which {owned.owner} cannot run"
-            )
-            return None
+        if len(steps) > 1:
+            with suppress(MigrationFailed):
+                owned.build_at_once(steps[-1])
+                return owned
+        for step in steps:
+            try:
+                owned.build(step)
+            except MigrationFailed as failure:
+                self._owner_fails(owned, step, failure)
+                return None
+            if step.below is not None:
+                owned.forget(step.below)
+        return owned
+
+    def _owner_fails(self, owned: Shelf, step: Step, failure: MigrationFailed) -> None:
+        """The role cannot run the chain: that is told once, and nothing more is of it."""
+        self.errors["owner"] = f"not judged after {step.revision}, which {owned.owner} cannot run"
+        if any(s.startswith(f"migrations/owner/{step.revision}/") for s in self._seen):
+            return
+        found = Finding(
+            "owner",
+            step.revision,
+            "fails",
+            f"the upgrade fails as {owned.owner}, without any rows: {failure}",
+            "do what needs a superuser apart from the chain, and only where it is missing",
+        )
+        self._judged(None, [found])
 
     def _upwards(self, stage: Stage) -> Stage:
         """Take rows up the step. Those that keep it from being taken are left out afterwards.

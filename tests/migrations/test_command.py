@@ -89,3 +89,17 @@ def test_a_folder_of_scripts_is_a_chain_without_a_way_back(
     assert "VIOLATED migrations/data/V2__rounded/tickets.price" in told
     assert "VIOLATED migrations/locks/V2__rounded/tickets/rewritten" in told
     assert "downgrade" not in told.replace("downgrade: no rule", "").replace("downgrade  not", "")
+
+
+def test_what_does_not_run_in_one_go_is_taken_one_by_one(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value of an enum cannot be used in the transaction that adds it."""
+    project.contract('[migrations]\nowner = "keeper"')
+    project.sql("CREATE TYPE way AS ENUM ('mail'); CREATE ROLE clerk", "SELECT 1")
+    project.sql("ALTER TYPE way ADD VALUE 'phone'")
+    project.sql("ALTER TABLE tickets ADD way way DEFAULT 'phone'", "ALTER TABLE tickets DROP way")
+    assert command("--since", "r3", "--invariant", "upgrade", "--invariant", "owner") != EXIT_USAGE
+    told = capsys.readouterr()
+    assert "1 step up to r4" in told.out
+    assert "migrations/upgrade" not in told.out
