@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from invariants.errors import MigrationFailed
-from invariants.migrations.course import Course
+from invariants.migrations.course import Course, Step
 from invariants.migrations.finding import Finding
 from invariants.migrations.stage import (
     Side,
@@ -37,6 +37,15 @@ def heads(course: Course) -> Iterator[Finding]:
                 f"the chain has several heads: {', '.join(course.heads)}; {last} is tried",
                 "bring them into one line, or merge them with `alembic merge heads`",
             )
+
+
+def idle(steps: Sequence[Step]) -> Iterator[str]:
+    """What is said of revisions that have nothing to do, on the way up or back."""
+    for step in steps:
+        if "upgrade" in step.idle:
+            yield f"{step.revision}: the revision is empty"
+        elif "downgrade" in step.idle:
+            yield f"{step.revision}: does nothing on the way down"
 
 
 def first_look(stage: Stage, *, down: bool) -> tuple[Side | None, tuple[Finding, ...]]:

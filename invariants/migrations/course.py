@@ -21,12 +21,16 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Step:
-    """A revision and the one that it stands on; `below` is None for the first."""
+    """A revision and the one that it stands on; `below` is None for the first.
+
+    `idle` are the ways on which there is nothing written to be done.
+    """
 
     revision: str
     below: str | None
     title: str
     number: int
+    idle: tuple[str, ...] = ()
 
     @property
     def before(self) -> str:
@@ -130,11 +134,13 @@ def course_of(source: Source, to: str) -> Course:
     for number, revision in enumerate(wanted.lineage.applied, 1):
         link = links[revision]
         if link.after != ((below,) if below else ()):
+            merges = [r for r in wanted.lineage.applied if len(links[r].after) > 1]
             raise UsageError(
-                f"the chain has branches that come together at {revision}, and steps are tried one "
-                "after the other; bring it into one line, or name --to before that"
+                f"the chain has branches that come together at {(merges or [revision])[0]}, and "
+                "steps are tried one after the other; bring it into one line, or name --to before "
+                "that"
             )
-        steps.append(Step(revision, below, link.title, number))
+        steps.append(Step(revision, below, link.title, number, link.idle))
         below = revision
     return Course(made, before, tuple(steps), outline.heads, outline.undoes, tuple(links))
 

@@ -128,6 +128,7 @@ class _Run:
         """Build the chain, and try the steps that are to be tried."""
         if "chain" in self.kinds:
             self._judged(None, chain.heads(self.course))
+            self.remarks += chain.idle(tried)
         plain = self.contract.migrations.owner if "owner" in self.kinds else None
         with Shelf(environment, self.course) as shelf:
             owned = Shelf(environment, self.course, plain) if plain else None

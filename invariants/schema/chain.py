@@ -70,11 +70,15 @@ class Chain:
 
 @dataclass(frozen=True)
 class Link:
-    """A revision, those right before it, and what it says it does."""
+    """A revision, those right before it, and what it says it does.
+
+    `idle` are the ways, upgrade and downgrade, on which there is nothing written to be done.
+    """
 
     revision: str
     after: tuple[str, ...]
     title: str = ""
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def outline(migrations: Migrations) -> Outline:
     told = _ask("outline", migrations, None)
     return Outline(
         tuple(
-            Link(link["revision"], tuple(link["after"]), link["title"]) for link in told["links"]
+            Link(link["revision"], tuple(link["after"]), link["title"], tuple(link["idle"]))
+            for link in told["links"]
         ),
         tuple(told["heads"]),
     )

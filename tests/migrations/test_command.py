@@ -103,3 +103,43 @@ def test_what_does_not_run_in_one_go_is_taken_one_by_one(
     told = capsys.readouterr()
     assert "1 step up to r4" in told.out
     assert "migrations/upgrade" not in told.out
+
+
+def rewritten(project: Project, revision: str, below: str, wanted: str) -> None:
+    """Let a revision come after another."""
+    file = project.folder / f"scripts/versions/{revision}.py"
+    head = f"down_revision = '{revision}', "
+    file.write_text(file.read_text().replace(f"{head}{below}", f"{head}{wanted}"))
+
+
+@pytest.mark.parametrize(
+    ("below", "told"),
+    [
+        ("'r0'", "alembic.ini: r2.py comes after r0, which is not there; restore that revision"),
+        ("None", "the chain has branches that come together at r3, and steps are tried one"),
+    ],
+)
+def test_gaps_and_branches_are_one_line(
+    project: Project, below: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.sql("SELECT 1")
+    project.sql("SELECT 1")
+    rewritten(project, "r2", "'r1'", below)
+    rewritten(project, "r3", "'r2'", "('r1', 'r2')")
+    assert command() == EXIT_USAGE
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"invariants: {told}")
+
+
+def test_revisions_that_do_nothing_are_said(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.code("pass")
+    project.sql("UPDATE tickets SET remark = remark")
+    project.sql("UPDATE tickets SET remark = remark", "SELECT 1")
+    assert command("--since", "r1", "--invariant", "chain") == EXIT_HELD
+    told = capsys.readouterr().out
+    said = [line for line in told.splitlines() if line.startswith("remark: ")]
+    assert said == [
+        "remark: r2: the revision is empty", "remark: r3: does nothing on the way down",
+    ]  # fmt: skip

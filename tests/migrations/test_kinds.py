@@ -187,6 +187,24 @@ def test_what_blocks_clients(project: Project, statement: str, found: list[str])
     assert project.signatures("locks") == [f"migrations/locks/r2/{f}" for f in found]
 
 
+VALIDATED = "ALTER TABLE tickets ADD CONSTRAINT c CHECK (made IS NOT NULL) NOT VALID"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_column_that_is_not_null_any_more(project: Project, apart: bool) -> None:
+    """SET NOT NULL looks at all rows, unless a constraint that is valid says so already."""
+    project.sql("ALTER TABLE tickets ADD made date DEFAULT '2000-01-01'")
+    if apart:
+        project.sql(VALIDATED)
+        project.sql("ALTER TABLE tickets VALIDATE CONSTRAINT c")
+    last = project.sql("ALTER TABLE tickets ALTER made SET NOT NULL")
+    project.contract(
+        f'[[migrations.accepted]]\nsignature = "migrations/upgrade/{last}"\nreason="x"'
+    )
+    found = [] if apart else [f"migrations/locks/{last}/tickets/scanned"]
+    assert project.signatures("locks", first=last) == found
+
+
 def test_an_index_built_beside_its_clients(project: Project) -> None:
     project.code(
         """

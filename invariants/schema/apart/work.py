@@ -140,6 +140,11 @@ class _Chain:
             self._scripts.get_heads()  # loads every revision, so that a broken file shows here
         except CommandError as error:
             raise Wrong(f"{self._name}: {_first_line(error)}") from error
+        except KeyError as error:
+            # Alembic names what it misses, and not who asks for it.
+            if (gap := _gap(self._scripts)) is None:
+                raise
+            raise Wrong(f"{self._name}: {gap}") from error
         self._every = tuple(self._scripts.walk_revisions())[::-1]
 
     def read(self, revision: str) -> dict[str, Any]:
@@ -161,6 +166,7 @@ class _Chain:
                     "revision": s.revision,
                     "after": sorted(s._all_down_revisions),
                     "title": _title(s.doc),
+                    "idle": [way for way in ("upgrade", "downgrade") if _is_idle(s, way)],
                 }
                 for s in self._every
             ],
@@ -241,6 +247,26 @@ class _Chain:
                 digest.update(len(part).to_bytes(8, "big"))
                 digest.update(part)
         return digest.hexdigest()
+
+
+def _gap(scripts: ScriptDirectory) -> str | None:
+    """A revision that comes after one that is not there, in words."""
+    every = list(scripts._load_revisions())
+    known = {s.revision for s in every}
+    for script in every:
+        for below in script._versioned_down_revisions:
+            if below not in known:
+                return (
+                    f"{Path(script.path).name} comes after {below}, which is not there; restore "
+                    "that revision, or mend down_revision"
+                )
+    return None
+
+
+def _is_idle(script: Script, way: str) -> bool:
+    """Whether a revision has nothing to do on one way: its function names nothing at all."""
+    code = getattr(getattr(script.module, way, None), "__code__", None)
+    return code is None or not (code.co_names or code.co_freevars)
 
 
 def _noting_version_tables(
