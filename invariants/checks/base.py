@@ -56,13 +56,14 @@ class Condition:
     evaluates at the end of the operation's transaction. `returned`: so many rows came of its
     last statement. `differs`: the operation's answer is
     another one when the other tenants do nothing. `told`: a text that the actor got with the answer
-    has this in it. `where` says in what of all that it got.
+    has this in it. `where` says in what of all that it got;
+    an announcement has its channel on a line before.
     """
 
     kind: Literal["refused", "accepted", "state", "seen", "differs", "told", "returned"]
     operation: int
     query: str = ""
-    where: Literal["answer", "error", "notice"] = "answer"
+    where: Literal["answer", "error", "notice", "announcement"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from invariants.checks.sequences import CHANNEL, chosen, counted
 from invariants.checks.values import as_read
 from invariants.execution.history import Change, Record, State, Step
 from invariants.execution.wire import Answer
+from invariants.schema.announcements import announcing
 from invariants.schema.catalog import ForeignKey
 from invariants.workload import sql
 from invariants.workload.operations import (
@@ -99,6 +100,7 @@ class CrossTenant(Invariant):
                 yield from self._left(case, step)
                 if step.place is None:
                     yield from self._betrayed(case, step)
+                    yield from self._announced(case, step)
             if case.is_application(step) or self._repairs(case, step):
                 yield from self._changed(case, step)
             for violation in self._references(case, step):
@@ -215,6 +217,25 @@ class CrossTenant(Invariant):
             evidence=(
                 Evidence("what it was told", ({"text": said},)),
                 Evidence("the other tenant's row", shown(record)),
+            ),
+        )
+
+    def _announced(self, case: Case, step: Step) -> Iterator[Violation]:
+        """A value of a row that is told whoever listens: for channels there are no privileges."""
+        if (found := texts.announced(case, step)) is None:
+            return
+        told, value, change = found
+        by = next(iter(announcing(case.catalog, change.table, change.effect)), "")
+        yield Violation(
+            signature=self.signature("notify", change.table, by or f"channel {told.channel}"),
+            operation=step.index,
+            summary=f"whoever listens to {told.channel} is told what a row of a tenant in "
+            f"{change.table} has in it",
+            promise="No notification has a value of a tenant's row in it: everybody may listen.",
+            proof=(Condition("told", step.index, f"{told.channel}\n{value}", "announcement"),),
+            evidence=(
+                Evidence("what is told", ({"channel": told.channel, "payload": told.payload},)),
+                Evidence("the row", shown(change.record)),
             ),
         )
 

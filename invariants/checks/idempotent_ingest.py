@@ -38,7 +38,7 @@ class IdempotentIngest(Invariant):
         "Sending an ingest again, at any later point, leaves one row, the first, and no error."
     )
     examines = "a message that was delivered again"
-    sweeps: ClassVar[tuple[str, ...]] = ("keys", "alike")
+    sweeps: ClassVar[tuple[str, ...]] = ("keys", "alike", "elsewhere")
     concurrent = True
     duets: ClassVar[tuple[str, ...]] = ("deliveries",)
     focus = {"refresh": 0, "probe": 0, "erase": 0, "truncate": 0}

@@ -8,14 +8,15 @@ in a function a text was made (CONTEXT): the same words at two places are the sa
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from typing import Literal
 
 from invariants.checks.base import Case
 from invariants.checks.values import UUID
-from invariants.execution.history import Record, Step
-from invariants.execution.wire import Notice, ServerError
+from invariants.execution.history import Change, Record, Step
+from invariants.execution.wire import Announcement, Notice, ServerError
 from invariants.workload.operations import (
     Assignments,
     Call,
@@ -110,6 +111,52 @@ def betrayed(case: Case, step: Step) -> tuple[str, Record] | None:
                 continue
             return value, record
     return None
+
+
+def announced(case: Case, step: Step) -> tuple[Announcement, str, Change] | None:
+    """What a change of a tenant's row told everybody who listens, with the value that it has of it.
+
+    Ids tell nobody anything that row security would not let him look up; other values do.
+    """
+    changed = [c for c in step.changes if case.tenant_of(c.record) is not None]
+    for told in step.announced if changed else ():
+        said = list(_scalars(told.payload))
+        for change in changed:
+            relation = case.catalog.tables[change.table]
+            ids = {*relation.primary_key, *(c for k in relation.foreign_keys for c in k.columns)}
+            ids.add(case.contract.tenancy.column)
+            for column, value in change.record.values.items():
+                if column in ids or value is None or isinstance(value, bool):
+                    continue
+                text = _plain(value)
+                long = len(text) >= _TELLING_LENGTH and _sent_by(step, text)
+                if (column, text) in said or (long and _stands_in(text, told.payload)):
+                    return told, text, change
+    return None
+
+
+def _sent_by(step: Step, text: str) -> bool:
+    return any(sent and sent in text for sent in _sent(step.operation))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _scalars(payload: str) -> Iterator[tuple[str, str]]:
+    """The values of a document with their keys, as texts, at any depth."""
+    try:
+        document = json.loads(payload)
+    except ValueError:
+        return
+    stack = [document]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, dict):
+            yield from ((k, _plain(v)) for k, v in found.items() if v is not None)
+            stack += found.values()
+        elif isinstance(found, list):
+            stack += found
 
 
 def _stands_in(value: str, texts: str) -> bool:

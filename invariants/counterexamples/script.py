@@ -29,6 +29,8 @@ from invariants.workload.operations import (
     Workload,
 )
 
+_SHOWN_ONLY = {"notice": "notice", "announcement": "notification"}
+
 
 def script(case: Case, violation: Violation, title: str) -> str:
     """The whole script. `case` is the execution in which the violation was seen."""
@@ -57,8 +59,8 @@ class Script:
         yield "--   psql -X -q -d DATABASE -f THIS_FILE"
         yield "-- Exit status 3: the violation is there. 0: the schema holds."
         if self._unjudged:
-            yield "-- Exit status 2: it is in a notice, which psql shows and cannot compare; look"
-            yield "-- at it, or let `invariants replay` judge."
+            yield f"-- Exit status 2: it is in a {self._unjudged}, which psql shows and cannot"
+            yield "-- compare; look at it, or let `invariants replay` judge."
         yield from self.settings()
         yield from self.beginning()
         for workload, prefix in worlds:
@@ -70,9 +72,12 @@ class Script:
         yield from self.verdict(self.term)
 
     @property
-    def _unjudged(self) -> bool:
-        """Whether it is about a text that psql has no variable for."""
-        return any(c.where == "notice" for c in self.violation.proof)
+    def _unjudged(self) -> str:
+        """The kind of text that it is about, where psql has no variable for it."""
+        for condition in self.violation.proof:
+            if condition.where in _SHOWN_ONLY:
+                return _SHOWN_ONLY[condition.where]
+        return ""
 
     def heading(self) -> Iterator[str]:
         """What is shown."""
@@ -86,6 +91,9 @@ class Script:
         yield "\\set QUIET on"
         yield "\\set VERBOSITY terse"
         yield "SET TimeZone = 'UTC';"
+        for condition in self.violation.proof:
+            if condition.where == "announcement":
+                yield f"LISTEN {sql.column(condition.query.partition(chr(10))[0])};"
         if any(o.keeps_plans for o in self.workload.operations):
             yield "SET plan_cache_mode = 'force_generic_plan';"
 
@@ -271,7 +279,7 @@ class Script:
         yield ""
         yield comment(f"promised: {self.violation.promise}")
         if self._unjudged:
-            yield "\\echo 'not judged: compare the notices above'"
+            yield f"\\echo 'not judged: compare the {self._unjudged}s above'"
             yield "SELECT pg_terminate_backend(pg_backend_pid());"
             return
         terms = " AND ".join(term(i, c) for i, c in enumerate(self.violation.proof))

@@ -24,12 +24,14 @@ from invariants.execution.interleaver import Interleaver
 from invariants.execution.relay import Part, Relay
 from invariants.execution.rows import RowsReader
 from invariants.execution.wire import Answer, Batch, Query, Reply, Wire
+from invariants.schema.announcements import channels
 from invariants.schema.catalog import Catalog
 from invariants.servers.logins import Login
 from invariants.workload import sql
 from invariants.workload.operations import (
     OPERATOR,
     Copy,
+    Leftover,
     Operation,
     Refresh,
     Workload,
@@ -87,7 +89,8 @@ class Executor:
         self._stale_views: set[str] = set()
         self._runs = 0
         self._folds = any(r.folds for r in catalog.routines)
-        self._lingered = False
+        self._lingered = self._looked_into = False
+        self._channels = channels(catalog)
         self._empty = State(frozenset())
         self.baseline = self._read_state()
         self._last = self.baseline
@@ -228,7 +231,10 @@ class Executor:
 
     def _leave_nothing(self, workload: Workload) -> None:
         """New sessions where something may be left in them: each workload begins with nothing."""
-        lingers = bool(self.catalog.lingering) or any(o.lingers for o in workload.all_operations)
+        operations = workload.all_operations
+        lingers = bool(self.catalog.lingering) or any(o.lingers for o in operations)
+        # What it is that a session listens to would be found there, too.
+        self._looked_into = any(isinstance(s, Leftover) for o in operations for s in o.statements)
         if lingers or self._lingered:
             for key in [k for k in self._sessions if k[0] != OPERATOR]:
                 self._sessions.pop(key).close()
@@ -356,8 +362,19 @@ class Executor:
             self.meanwhile()
             reply = next(answers)
             after = state if operation.reads_only else self._state(next(answers), state)
-            came, told = reply.answers[1:], reply.notices
-            made.append(Step(i, operation, came, reply.error, state, after, notices=told))
+            came, told, announced = reply.answers[1:], reply.notices, reply.announced
+            made.append(
+                Step(
+                    i,
+                    operation,
+                    came,
+                    reply.error,
+                    state,
+                    after,
+                    notices=told,
+                    announced=announced,
+                )
+            )
             state = after
         self._last = state
         return History(workload, tuple(made), initial, time.time() + self._clock_ahead)
@@ -442,6 +459,8 @@ class Executor:
             "SET DateStyle = 'ISO'",
             "SET plan_cache_mode = 'force_generic_plan'",
         )
+        if role != OPERATOR and not self._looked_into:
+            settings += tuple(f"LISTEN {sql.column(c)}" for c in self._channels)
         wire.transact([(OPERATOR, [(s, ())]) for s in settings])
         return wire
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from invariants.execution.wire import Answer, Notice, ServerError
+from invariants.execution.wire import Announcement, Answer, Notice, ServerError
 from invariants.workload.operations import Operation, Statement, Transaction, Workload
 
 
@@ -110,7 +110,8 @@ class Step:
 
     Where sessions go on side by side a step is a transaction, at the moment it ended, and `during`
     the committed states that it has lived through, `before` being the last of them. `notices` are
-    what the server told besides, where nothing goes on side by side.
+    what the server told besides, and `announced` what everybody could hear who listens, where
+    nothing goes on side by side.
     """
 
     index: int
@@ -122,6 +123,7 @@ class Step:
     place: Place | None = None
     during: tuple[State, ...] = ()
     notices: tuple[Notice, ...] = ()
+    announced: tuple[Announcement, ...] = ()
 
     @property
     def committed(self) -> bool:

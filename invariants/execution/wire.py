@@ -93,15 +93,24 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a transaction told everybody who listens to a channel (NOTIFY)."""
+
+    channel: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What one transaction came to: an answer for each statement that ran, the error if refused.
 
-    `notices` came meanwhile.
+    `notices` came meanwhile; `announced` is what it told whoever listens, in a session that does.
     """
 
     answers: tuple[Answer, ...]
     error: ServerError | None = None
     notices: tuple[Notice, ...] = ()
+    announced: tuple[Announcement, ...] = ()
 
 
 class Wire:
@@ -245,6 +254,15 @@ class Wire:
         heard, self._notices = tuple(self._notices), []
         return heard
 
+    def _announced(self) -> tuple[Announcement, ...]:
+        """What this session's own transaction has announced: it hears that before it is idle."""
+        found = []
+        while (told := self._pg.notifies()) is not None:
+            if told.be_pid == self._pg.backend_pid:
+                channel, payload = (t.decode(errors="replace") for t in (told.relname, told.extra))
+                found.append(Announcement(channel, payload))
+        return tuple(found)
+
     def copy_in(self, before: Sequence[Query], query: str, data: str) -> Reply:
         """COPY cannot be pipelined: run `before`, then COPY, in a transaction of its own."""
         pg = self._pg
@@ -267,7 +285,8 @@ class Wire:
             pg.enter_pipeline_mode()
         except psycopg.OperationalError as fault:
             raise server_lost(str(fault)) from None
-        return Reply(() if error else (_answer(result),), error, self._heard())
+        answers = () if error else (_answer(result),)
+        return Reply(answers, error, self._heard(), self._announced())
 
     def _prepare(self, transactions: Sequence[Batch]) -> None:
         """Prepare what is new, apart from the transactions, so that none of them can undo it."""
@@ -354,7 +373,7 @@ class Wire:
             result = pg.get_result()
             if result is not None:
                 if result.status == pq.ExecStatus.PIPELINE_SYNC:
-                    return Reply(tuple(answers), error, self._heard())
+                    return Reply(tuple(answers), error, self._heard(), self._announced())
                 error = error or self._error(result)
             elif pg.status != pq.ConnStatus.OK:
                 raise server_lost(pg.error_message.decode(errors="replace"))

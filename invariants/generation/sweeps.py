@@ -25,6 +25,7 @@ from invariants.generation.columns import new_value, valid_choices
 from invariants.generation.commons import commons
 from invariants.generation.drawing import plainest
 from invariants.generation.edges import edges
+from invariants.generation.elsewhere import elsewhere
 from invariants.generation.handovers import handovers
 from invariants.generation.inquiries import inquiries
 from invariants.generation.lawful import identified, inserting, key_of, lawful
@@ -470,6 +471,7 @@ def _truncated(world: World, table: str, role: str) -> list[Operation]:
 
 _SWEEPS: Mapping[str, _Sweep] = {
     "alike": alike,
+    "elsewhere": elsewhere,
     "handovers": handovers,
     "magnitudes": magnitudes,
     "parents": parents,

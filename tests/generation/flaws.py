@@ -84,6 +84,19 @@ def _index(of: str, tenant: str = "tenant_id, ") -> str:
     )
 
 
+def _printed(moment: str) -> str:
+    """A trigger that makes the key of a message of how a time is printed."""
+    return (
+        f"DROP INDEX {KEY}; ALTER TABLE attribution_events ADD told_apart_by text;"
+        " CREATE FUNCTION tell_apart() RETURNS trigger LANGUAGE plpgsql"
+        " SET search_path = pg_catalog, pg_temp AS $$BEGIN"
+        f" NEW.told_apart_by = NEW.external_event_id || ({moment})::text; RETURN NEW; END$$;"
+        "CREATE TRIGGER tell_apart BEFORE INSERT ON attribution_events"
+        " FOR EACH ROW EXECUTE FUNCTION tell_apart();"
+        f"CREATE UNIQUE INDEX {KEY} ON attribution_events (tenant_id, told_apart_by)"
+    )
+
+
 def _explaining(theirs: str) -> str:
     """A trigger that looks for a row's event among everybody's, and says this of another's."""
     return (
@@ -193,6 +206,13 @@ DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
             _summed("real"),
             "insert/attribution_allocations/add_up",
             lawful=_summed("numeric"),
+        ),
+    ),
+    ("idempotent-ingest", "elsewhere"): (
+        Flaw(
+            _printed("NEW.occurred_at"),
+            "insert/attribution_events/unique (external_event_id)",
+            lawful=_printed("NEW.occurred_at AT TIME ZONE 'UTC'"),
         ),
     ),
     ("idempotent-ingest", "alike"): (
