@@ -63,8 +63,10 @@ class Search:
     """How to look: seeds, limits, and where to keep what is found.
 
     Examples and seconds are shared out evenly among the seed and the further ones.
-    `seconds` limits one invariant's search. `failed` is a folder of counterexamples that outlives
-    the run; with `retry` what is in it is tried first. `first` ends it with the first cause found.
+    `seconds` limits one invariant's search; what is enumerated may take `sweeping` of them, where
+    that is more: it is gone through to its end if there is any time for it. `failed` is a folder of
+    counterexamples that outlives the run; with `retry` what is in it is tried first. `first` ends
+    it with the first cause found.
     `sessions` is how many may go on side by side: none, two or three. `stages` are gone through in
     their order: what is enumerated, two transactions side by side in every order, random draws.
     """
@@ -72,6 +74,7 @@ class Search:
     seed: int
     examples: int
     seconds: float | None = None
+    sweeping: float = 0.0
     artifacts: Path | None = None
     failed: Path | None = None
     retry: bool = False
@@ -253,6 +256,8 @@ class Explorer:
         """Try one list; returns whether it was gone through to its end."""
         from invariants import generation
 
+        if search.seconds is not None:
+            search = replace(search, seconds=max(search.seconds, search.sweeping))
         for workload in generation.sweep(self.contract, self.judge.catalog, name):
             if self._spent(tally, search) or tally.used_up(search):
                 return False

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -132,6 +132,10 @@ def schema(options: SchemaOptions, say: Say) -> Iterator[tuple[Environment, Cont
         yield environment, contract
 
 
+# So much of what is left of the time one invariant's lists may take; others have lists, too.
+_SWEEPING = 0.7
+
+
 def search_for(options: RunOptions, seed: int, seconds: float | None) -> Search:
     """How one invariant is searched under these options."""
     return Search(
@@ -198,7 +202,9 @@ def search_all(
             left = options.seconds - (time.monotonic() - searching)
             follow = sum(i.share for i in invariants[position:] if explorer.has_rule(i))
             share = left * invariant.share / max(follow, invariant.share)
-            finished = explorer.explore(invariant, search_for(options, seed, max(1.0, share)))
+            search = search_for(options, seed, max(1.0, share))
+            search = replace(search, sweeping=left * _SWEEPING)
+            finished = explorer.explore(invariant, search)
             fault = finished.fault
             yield finished
     finally:
