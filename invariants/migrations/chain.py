@@ -72,6 +72,25 @@ def first_look(stage: Stage, *, down: bool) -> tuple[Side | None, tuple[Finding,
     return side, found
 
 
+def models(stage: Stage) -> Iterator[Finding]:
+    """Whether the newest schema is what the models say, in Alembic's own words."""
+    revision = stage.step.revision
+    if revision not in stage.course.heads:
+        return
+    with stage.shelf.scratch(revision) as scratch:
+        different = stage.course.models_differ(stage.shelf.migrator(scratch))
+    if different:
+        yield Finding(
+            "chain",
+            revision,
+            "models",
+            f"the models of env.py are not what the chain makes: autogenerate would {different[0]}",
+            "write the revision that is missing (alembic revision --autogenerate), or mend the "
+            "models; what they do not say is left out by include_object",
+            _some(different),
+        )
+
+
 def with_rows(stage: Stage, now: dict[str, str]) -> Iterator[Finding]:
     """Whether the catalog after an upgrade of rows is the one that there is without."""
     if different := catalog_difference(stage.noted.fresh, now):

@@ -88,6 +88,12 @@ class Course:
         assert isinstance(self.source, Migrations)
         return chain.interrupted(conninfo, self.source.at(step.revision), after)
 
+    def models_differ(self, conninfo: str) -> tuple[str, ...]:
+        """Where a database at the last step is not what the models say, if there are some."""
+        if isinstance(self.source, SqlFiles):
+            return ()
+        return chain.models_differ(conninfo, self.source) or ()
+
     def ground(self) -> Source:
         """What an empty database is filled with, before the first step."""
         bare = Bare(self.source.timeout_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from invariants.migrations import clients, data, killed, locks, owner
+from invariants.migrations import chain, clients, data, killed, locks, owner
 from invariants.migrations.finding import Finding, Kind
 from invariants.migrations.stage import Stage
 from invariants.workload.operations import Workload
@@ -22,6 +22,7 @@ BEFORE: Sequence[tuple[Trial, frozenset[Kind]]] = (
     (killed.midway, frozenset({"killed"})),
 )
 AFTER: Sequence[tuple[Trial, frozenset[Kind]]] = (
+    (chain.models, frozenset({"chain"})),
     (clients.broken, frozenset({"clients"})),
     (owner.alike, frozenset({"owner"})),
 )

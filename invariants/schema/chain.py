@@ -176,6 +176,17 @@ def downgrade(conninfo: str, migrations: Migrations, target: str) -> None:
     _migrate("downgrade", conninfo, below, None)
 
 
+def models_differ(conninfo: str, migrations: Migrations) -> tuple[str, ...] | None:
+    """Where a migrated database is not what the models of env.py say (`target_metadata`).
+
+    Alembic's own comparison, as of `alembic revision --autogenerate`; None where there are no
+    models. Raises InfrastructureError.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = _ask("compare", migrations, connection)["differences"]
+    return None if found is None else tuple(found)
+
+
 def _migrate(
     direction: str,
     conninfo: str,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
@@ -49,6 +50,8 @@ def carry_out(order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             return {"done": chain.read(order["revision"])}
         if order["do"] == "outline":
             return {"done": chain.outline()}
+        if order["do"] == "compare":
+            return {"done": {"differences": chain.compare(order["parameters"])}}
         with _watched(order.get("kill_after"), order.get("before_commit")) as count:
             done = chain.migrate(order["do"], order["revision"], order["parameters"])
         return {"done": {**done, "statements": count()}}
@@ -191,6 +194,29 @@ class _Chain:
                 yield step
             self._tell({"step": None})
 
+        tables = self._run_env(parameters, told, wanted)
+        return {"at": None if wanted == "base" else wanted, "tables": tables}
+
+    def compare(self, parameters: Mapping[str, str]) -> list[str] | None:
+        """What `alembic revision --autogenerate` would write; None where there are no models."""
+        found: list[list[str]] = []
+
+        def told(heads: Any, context: MigrationContext) -> Iterator[Any]:
+            del heads
+            metadata: Any = context.opts.get("target_metadata")
+            some = metadata if isinstance(metadata, list | tuple) else [metadata]
+            # Of several databases, the first: here all of them are one.
+            if not found and any(m is not None and m.tables for m in some):
+                found.append([_spelled(d) for d in compare_metadata(context, metadata)])
+            return iter(())
+
+        self._run_env(parameters, told, None)
+        return found[0] if found else None
+
+    def _run_env(
+        self, parameters: Mapping[str, str], told: Callable[..., Iterator[Any]], wanted: str | None
+    ) -> list[tuple[str | None, str]]:
+        """Run env.py; returns which tables hold the revision."""
         tables: list[tuple[str | None, str]] = []
         with _connection(parameters) as connection:
             self._config.attributes["connection"] = connection
@@ -201,7 +227,7 @@ class _Chain:
             with _noting_version_tables(environment, tables):
                 self._scripts.run_env()
             connection.commit()
-        return {"at": None if wanted == "base" else wanted, "tables": tables}
+        return tables
 
     def _resolve(self, revision: str) -> str:
         known = [script.revision for script in self._every]
@@ -247,6 +273,22 @@ class _Chain:
                 digest.update(len(part).to_bytes(8, "big"))
                 digest.update(part)
         return digest.hexdigest()
+
+
+def _spelled(difference: Any) -> str:
+    """A difference that autogenerate found, in a line: what it would do, and to what."""
+    if isinstance(difference, list):
+        return "; ".join(_spelled(d) for d in difference)
+    what, *parts = difference
+    if what.startswith("modify_"):
+        schema, table, column = parts[:3]
+    else:
+        thing = parts[-1]
+        owner = parts[1] if len(parts) == 3 else getattr(getattr(thing, "table", None), "name", "")
+        schema = parts[0] if len(parts) == 3 else getattr(thing, "schema", None)
+        table, column = owner, getattr(thing, "name", None) or "unnamed"
+    name = ".".join(str(part) for part in (schema, table, column) if part)
+    return f"{what.replace('_', ' ')} {name}"
 
 
 def _gap(scripts: ScriptDirectory) -> str | None:
