@@ -20,7 +20,7 @@ from invariants.errors import (
     UsageError,
 )
 from invariants.escaping import lines, shown
-from invariants.front import drafting, known, migrating
+from invariants.front import drafting, known, live, migrating
 from invariants.front.outlets import EXIT_INTERRUPTED, Outlets, ensure_json, tell
 from invariants.options import RunOptions, SchemaOptions
 
@@ -155,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     migrating.add_to(
         command("migrations", "try the chain itself", migrating.DESCRIPTION, migrating.EXAMPLES)
     )
+    live.add_drift(command("drift", "compare a live database", live.DRIFT, live.DRIFT_EXAMPLES))
     again = command(
         "replay",
         "say whether counterexamples still fail",

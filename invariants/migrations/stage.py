@@ -15,8 +15,7 @@ from invariants.migrations.course import Course, Step
 from invariants.migrations.loads import Ground
 from invariants.migrations.rows import Snapshot
 from invariants.migrations.shelf import LOADED, Shelf
-from invariants.schema.catalog import TOOLS_SCHEMAS, TOOLS_TABLES
-from invariants.schema.difference import catalog_fingerprint
+from invariants.schema.difference import catalog_fingerprint, is_of_tools
 from invariants.servers.base import connect
 from invariants.servers.environment import Scratch
 from invariants.workload.operations import Operation, Workload
@@ -131,12 +130,7 @@ def catalog_of(scratch: Scratch) -> dict[str, str]:
     """The catalog as text, without the books of the tools that migrate."""
     with connect(scratch.conninfo) as connection:
         found = catalog_fingerprint(connection)
-    return {name: text for name, text in found.items() if not _is_of_tools(name)}
-
-
-def _is_of_tools(name: str) -> bool:
-    words = name.replace(".", " ").replace('"', " ").replace("_pkc", " ").split()
-    return any(w in TOOLS_TABLES or w in TOOLS_SCHEMAS for w in words)
+    return {name: text for name, text in found.items() if not is_of_tools(name)}
 
 
 def snapshot(

@@ -6,14 +6,17 @@ attribute numbers, and not what an extension or the server brought along.
 """
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from invariants.schema.catalog import TOOLS_SCHEMAS, TOOLS_TABLES
+
 # Schemas of the user, relations in them, and the rendering of privileges. An unset ACL means the
 # owner's default; acldefault() spells it out, so that GRANT followed by REVOKE is no difference.
-_PRELUDE: LiteralString = """
+PRELUDE: LiteralString = """
 WITH member AS (
     SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
 ), ns AS (
@@ -43,32 +46,34 @@ WITH member AS (
           SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)
 ), acl AS (
     SELECT 'schema' AS kind, quote_ident(nspname) AS name,
-           coalesce(nspacl, acldefault('n', nspowner)) AS items
+           coalesce(nspacl, acldefault('n', nspowner)) AS items, nspowner AS owner
     FROM ns
     UNION ALL
     SELECT 'relation', name,
            coalesce(relacl, acldefault(
-               CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, relowner))
+               CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, relowner)),
+           relowner
     FROM rel WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
-    SELECT 'column', format('%s.%I', rel.name, a.attname), a.attacl
+    SELECT 'column', format('%s.%I', rel.name, a.attname), a.attacl, relowner
     FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attacl IS NOT NULL
     UNION ALL
-    SELECT 'function', name, coalesce(proacl, acldefault('f', proowner)) FROM proc
+    SELECT 'function', name, coalesce(proacl, acldefault('f', proowner)), proowner FROM proc
     UNION ALL
-    SELECT 'type', name, coalesce(typacl, acldefault('T', typowner)) FROM typ
+    SELECT 'type', name, coalesce(typacl, acldefault('T', typowner)), typowner FROM typ
     UNION ALL
-    SELECT 'default', concat_ws(' ', d.defaclrole::regrole, n.nspname, d.defaclobjtype), d.defaclacl
+    SELECT 'default', concat_ws(' ', d.defaclrole::regrole, n.nspname, d.defaclobjtype),
+           d.defaclacl, d.defaclrole
     FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
     UNION ALL
-    SELECT 'database', '', coalesce(datacl, acldefault('d', datdba))
+    SELECT 'database', '', coalesce(datacl, acldefault('d', datdba)), datdba
     FROM pg_database WHERE datname = current_database()
 )
 """
 
 # Each query gives (kind, name, definition).
-_QUERIES: tuple[LiteralString, ...] = (
+QUERIES: tuple[LiteralString, ...] = (
     """
     SELECT 'schema', quote_ident(nspname),
            concat_ws(E'\\n', 'owner ' || pg_get_userbyid(nspowner),
@@ -264,13 +269,24 @@ def catalog_fingerprint(conn: psycopg.Connection[Any]) -> dict[str, str]:
     # Undone at the end, search_path included: the names below come out fully qualified.
     with conn.transaction(force_rollback=True), conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SET LOCAL search_path = pg_catalog")
-        for query in _QUERIES:
-            cursor.execute(_PRELUDE + query)
-            for kind, name, definition in sorted(cursor):
-                key = f"{kind} {name}"
-                # Only internal triggers of one foreign key to its own table can share a name.
-                found[key] = f"{found[key]}\n{definition}" if key in found else definition
+        for query in QUERIES:
+            cursor.execute(PRELUDE + query)
+            gather(found, cursor)
     return dict(sorted(found.items()))
+
+
+def gather(found: dict[str, str], rows: Iterable[tuple[str, str, str]]) -> None:
+    """Add what a query has given: (kind, name, definition)."""
+    for kind, name, definition in sorted(rows):
+        key = f"{kind} {name}"
+        # Only internal triggers of one foreign key to its own table can share a name.
+        found[key] = f"{found[key]}\n{definition}" if key in found else definition
+
+
+def is_of_tools(name: str) -> bool:
+    """Whether an entry is of the books that a tool for migrations keeps."""
+    words = name.replace(".", " ").replace('"', " ").replace("_pkc", " ").split()
+    return any(w in TOOLS_TABLES or w in TOOLS_SCHEMAS for w in words)
 
 
 def catalog_difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
