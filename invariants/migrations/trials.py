@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from invariants.migrations import chain, clients, data, killed, locks, owner
+from invariants.migrations import chain, clients, data, killed, locks, owner, partitions
 from invariants.migrations.finding import Finding, Kind
 from invariants.migrations.stage import Stage
 from invariants.workload.operations import Workload
@@ -23,6 +23,7 @@ BEFORE: Sequence[tuple[Trial, frozenset[Kind]]] = (
 )
 AFTER: Sequence[tuple[Trial, frozenset[Kind]]] = (
     (chain.models, frozenset({"chain"})),
+    (partitions.unguarded, frozenset({"data"})),
     (clients.broken, frozenset({"clients"})),
     (owner.alike, frozenset({"owner"})),
 )
