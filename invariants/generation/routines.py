@@ -130,7 +130,7 @@ def _values(
     rows: Mapping[str, Mapping[str, Mapping[str, Value]]],
 ) -> list[Value]:
     """What an argument is given: what is another tenant's, what is one's own, the type's edges."""
-    kind = argument.type.removesuffix("[]")
+    kind = argument.base.removesuffix("[]")
     if kind in _ANYTHING:
         kind = "text"
     owner, other = world.tenants
@@ -138,11 +138,14 @@ def _values(
     found: list[Value] = [*theirs[:2], *mine[:1], *theirs[2:], *mine[1:], *argument.enum[:3]]
     if kind == "regclass" or (kind in _TEXTS and routine.effects.opaque):
         found += world.contract.tenancy.owned
-    if argument.type != kind and argument.type not in _ANYTHING:
+    if argument.base.endswith("[]"):
         lists: list[Value] = [f'{{"{v}"}}' for v in found if isinstance(v, str | int)]
         return list(dict.fromkeys([*lists[:4], "{}", None]))
     if kind in ("json", "jsonb"):
-        found.append(Json.of({world.contract.tenancy.column: world.cast.value(owner)}))
+        # Whatever keys it takes from the document, a tenant's id may be under one of them.
+        keys = sorted(k for k in routine.effects.literals if k.isidentifier())
+        keys.append(world.contract.tenancy.column)
+        found += [Json.of(dict.fromkeys(keys, world.cast.value(t))) for t in (owner, other)]
     return list(dict.fromkeys([*found, None, *_EDGES.get(kind, ())]))
 
 

@@ -388,7 +388,9 @@ class _Procedural:
                 self._returned(inner)
             if kind == "PLpgSQL_stmt_raise" and inner.get("elog_level", 21) >= 21:
                 self.walk.raises = True
-            if kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors"):
+            made = kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors")
+            # RETURN QUERY EXECUTE, and OPEN .. FOR EXECUTE.
+            if made or (isinstance(inner, dict) and "dynquery" in inner):
                 self.walk.opaque = True
             if kind == "PLpgSQL_stmt_assign":
                 self._assigned(inner.get("varno"))

@@ -30,9 +30,13 @@ _CHANCE = frozenset(
 
 @dataclass(frozen=True)
 class Argument:
-    """What a routine takes: a value of a type, under a name where it has one."""
+    """What a routine takes: a value of a type, under a name where it has one.
+
+    `base` is the type itself, or what a domain is made of.
+    """
 
     type: str
+    base: str
     name: str = ""
     variadic: bool = False
     enum: tuple[str, ...] = ()
@@ -111,6 +115,9 @@ SELECT format('%I.%I(%s)', p.nspname, p.proname, pg_get_function_identity_argume
        p.provariadic <> 0 AS variadic, pg_get_functiondef(p.oid) AS definition,
        ARRAY(SELECT format_type(a.type, NULL) FROM unnest(p.types) WITH ORDINALITY a(type, i)
              ORDER BY a.i) AS types,
+       ARRAY(SELECT format_type(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END, NULL)
+             FROM unnest(p.types) WITH ORDINALITY a(type, i)
+             JOIN pg_type t ON t.oid = a.type ORDER BY a.i) AS bases,
        ARRAY(SELECT t.typtype = 'p' FROM unnest(p.types) WITH ORDINALITY a(type, i)
              JOIN pg_type t ON t.oid = a.type ORDER BY a.i) AS pseudo,
        ARRAY(SELECT coalesce((SELECT string_agg(e.enumlabel, E'\\n' ORDER BY e.enumsortorder)
@@ -182,6 +189,7 @@ def _routine(row: dict[str, Any]) -> Routine:
     arguments = tuple(
         Argument(
             type=kind,
+            base=row["bases"][i],
             name=row["names"][i] if i < len(row["names"]) else "",
             variadic=row["variadic"] and i == len(row["types"]) - 1,
             enum=tuple(filter(None, row["enums"][i].split("\n"))),

@@ -22,6 +22,14 @@ def _letter(condition: str) -> str:
     )
 
 
+def _dynamic(query: str) -> str:
+    return (
+        "CREATE FUNCTION letters_from(p_source text) RETURNS TABLE (tenant_id uuid, source text)"
+        f" LANGUAGE plpgsql SECURITY DEFINER {PATH} AS $$BEGIN"
+        f" RETURN QUERY EXECUTE {query} USING p_source; END$$"
+    )
+
+
 def _settle(condition: str) -> str:
     return (
         "CREATE PROCEDURE settle(p_status text, INOUT done integer) LANGUAGE plpgsql"
@@ -101,11 +109,36 @@ ENTERED: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
         Flaw(_letter("true"), "call/letter(uuid)/function", lawful=_letter(THEIRS)),
         Flaw(
             _function(
+                "letters_by(wish jsonb) RETURNS SETOF dead_events",
+                "SELECT * FROM public.dead_events"
+                " WHERE tenant_id = (wish ->> 'customer')::pg_catalog.uuid",
+            ),
+            "call/letters_by(jsonb)/function",
+        ),
+        Flaw(
+            "CREATE DOMAIN customer AS uuid; "
+            + _function(
+                "letters_to(customer) RETURNS SETOF dead_events",
+                "SELECT * FROM public.dead_events WHERE tenant_id = $1",
+            ),
+            "call/letters_to(customer)/function",
+        ),
+        Flaw(
+            _function(
                 "letters_like(VARIADIC patterns text[]) RETURNS jsonb",
                 "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(d)) FROM public.dead_events d"
                 " WHERE source LIKE ANY (patterns)",
             ),
             "call/letters_like(VARIADIC text[])/function",
+        ),
+        # SQL made at run time is not read beforehand: what it reaches is tried.
+        Flaw(
+            _dynamic("'SELECT tenant_id, source FROM public.dead_events WHERE source = $1'"),
+            "call/letters_from(text)/function",
+            lawful=_dynamic(
+                "$q$SELECT tenant_id, source FROM public.dead_events"
+                f" WHERE source = $1 AND {THEIRS}$q$"
+            ),
         ),
         Flaw(
             _settle("true"),
