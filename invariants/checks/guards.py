@@ -77,6 +77,17 @@ def folding(relation: str, catalog: Catalog) -> str:
     return ",".join(u.name for u in (found.uniques if found else ()) if u.expressions)
 
 
+def computing(relation: str, catalog: Catalog) -> str:
+    """What makes something of a new row that unique indexes look at: triggers, else the indexes."""
+    fires = {
+        t.name: catalog.definitions.routine.get(t.routine)
+        for t in catalog.definitions.triggers
+        if t.table == relation and t.enabled and "insert" in t.events
+    }
+    names = [name for name, routine in fires.items() if routine and routine.effects.assigns]
+    return ",".join(names) or folding(relation, catalog)
+
+
 def firing(relation: str, event: str, catalog: Catalog, timing: str = "") -> str:
     """The enabled triggers of a table that fire for an event, or `no trigger`."""
     found = catalog.relations.get(relation)

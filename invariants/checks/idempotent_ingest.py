@@ -94,7 +94,7 @@ class IdempotentIngest(Invariant):
         guard = "first write wins"
         if change.effect == "insert":
             key = _key(case, rule, change.record) if rule else None
-            guard = f"unique ({', '.join(key[0])})" if key else "no key"
+            guard = _keeping(case, step, change.table, key[0]) if key else "no key"
         return Violation(
             signature=self.signature(change.effect, change.table, guard),
             operation=step.index,
@@ -178,7 +178,7 @@ class IdempotentIngest(Invariant):
             )
         )
         yield Violation(
-            signature=self.signature("insert", row.table, f"unique ({', '.join(key[0])})"),
+            signature=self.signature("insert", row.table, _keeping(case, step, row.table, key[0])),
             operation=step.index,
             summary=f"{row.table} has {len(twins) + 1} rows with the same key "
             f"({', '.join(key[0])})",
@@ -294,6 +294,24 @@ def _misnamed(case: Case, earlier: Step, step: Step) -> bool:
             if taken and (statement.relation, key) not in made:
                 return True
     return False
+
+
+def _keeping(case: Case, step: Step, table: str, columns: tuple[str, ...]) -> str:
+    """What keeps a key from standing twice.
+
+    Where it did so for this message, but for the settings of the session that sent it now: what
+    makes another key of them.
+    """
+    plain = [
+        e
+        for e in case.history.steps[: step.index]
+        if not e.operation.settings
+        and e.committed
+        and not e.changes
+        and messages.same(e.operation, step.operation, case.contract, case.catalog)
+    ]
+    found = guards.computing(table, case.catalog) if step.operation.settings and plain else ""
+    return found or f"unique ({', '.join(columns)})"
 
 
 def _inserts(step: Step) -> list[Insert]:

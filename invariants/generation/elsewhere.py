@@ -1,7 +1,8 @@
-"""A sweep of messages sent again from sessions in other time zones.
+"""A sweep of messages sent again from sessions with other settings.
 
-A key that is made of how a time is printed there is another one. How dates are printed is nothing
-that the invariant promises to leave to the client: DateStyle and its like stay as they are.
+A key that is made of how a time is printed in another zone is another one; so is one of how an
+interval or a number is printed. How dates are printed is nothing that the invariant promises to
+leave to the client: DateStyle stays as it is, and so does what no key is printed with.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from invariants.generation.lawful import identified, lawful
 from invariants.generation.ruled import TOTAL, in_one, with_key
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
-from invariants.workload.operations import SESSION_SETTINGS, Conflict, Operation
+from invariants.workload.operations import SESSION_SETTINGS, Conflict, Operation, Settings
 
-_TIME_ZONE = "TimeZone"
+_SETTINGS = ("TimeZone", "IntervalStyle", "extra_float_digits")
 Make = Callable[[World], list[Operation]]
 
 
 def elsewhere(contract: Contract, catalog: Catalog) -> Iterator[tuple[str, Make]]:
-    """For each key of each rule, one message from sessions in several time zones."""
+    """For each key of each rule, one message again and again, each time with another setting."""
     for rule in contract.idempotency:
         if identified(catalog, rule.table):
             for position in range(len(rule.keys)):
@@ -35,9 +36,10 @@ def _sent_again(world: World, rule: Idempotency, position: int) -> list[Operatio
     row = with_key(world, rule, row, position)
     delivery = world.next("delivery")
 
-    def sent(settings: tuple[tuple[str, str], ...] = ()) -> Operation:
+    def sent(settings: Settings = ()) -> Operation:
         message = replace(in_one([row.renewed(world)]), conflict=Conflict())
         return Operation(row.actor, (message,), delivery, settings)
 
-    again = [sent(((_TIME_ZONE, zone),)) for zone in SESSION_SETTINGS[_TIME_ZONE]]
-    return [*(r.inserted() for r in before), sent(), *again, sent()]
+    # With the usual ones twice, to know whether it is the settings that make the difference.
+    again = [sent(((name, value),)) for name in _SETTINGS for value in SESSION_SETTINGS[name]]
+    return [*(r.inserted() for r in before), sent(), sent(), *again, sent()]

@@ -211,8 +211,18 @@ DOORS: Mapping[tuple[str, str], tuple[Flaw, ...]] = {
     ("idempotent-ingest", "elsewhere"): (
         Flaw(
             _printed("NEW.occurred_at"),
-            "insert/attribution_events/unique (external_event_id)",
+            "insert/attribution_events/tell_apart",
             lawful=_printed("NEW.occurred_at AT TIME ZONE 'UTC'"),
+        ),
+        Flaw(
+            _printed("interval '-1 day 2 hours'"),
+            "insert/attribution_events/tell_apart",
+            lawful=_printed("extract(epoch FROM interval '-1 day 2 hours')"),
+        ),
+        Flaw(
+            _printed("length(NEW.external_event_id)::float8 / 7"),
+            "insert/attribution_events/tell_apart",
+            lawful=_printed("length(NEW.external_event_id)"),
         ),
     ),
     ("idempotent-ingest", "alike"): (
