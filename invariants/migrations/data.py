@@ -136,6 +136,7 @@ def _refused(
         else "let the downgrade take such rows along, or refuse them by a name",
         workload=workload or (side.workload if side else None),
         loaded_at=loaded_at or stage.step.below,
+        fails=True,
     )
 
 

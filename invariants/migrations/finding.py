@@ -37,6 +37,8 @@ class Finding:
     loaded_at: str | None = None
     # A table and the key of a row that shows it, where one is known: what reduction tries first.
     hint: tuple[str, Mapping[str, str | None]] | None = None
+    # Whether it is that the step fails, so that its exit status is the verdict.
+    fails: bool = False
 
     @property
     def signature(self) -> str:

@@ -61,6 +61,10 @@ def _script(finding: Finding, workload: Workload, contract: Contract) -> Iterato
     way = "downgrade" if finding.kind == "downgrade" else "upgrade"
     target = "one step" if way == "downgrade" else finding.revision
     yield f"-- and then let the migrations {way} it, {target}. Here are the rows alone."
+    if finding.fails:
+        yield "-- With the command for that it says the verdict, too: status 3 violated, 0 holds:"
+        command = _command(finding, way)
+        yield f"--   psql -X -q -d DATABASE -v migrate={command} -f THIS_FILE"
     yield "\\set ON_ERROR_STOP on"
     yield "SET TimeZone = 'UTC';"
     for tenant in workload.tenants:
@@ -68,6 +72,32 @@ def _script(finding: Finding, workload: Workload, contract: Contract) -> Iterato
             yield f"{sql.spelled(insert)};"
     for operation in workload.operations:
         yield from _sent(operation, contract)
+    if finding.fails:
+        yield from _verdict(finding)
+
+
+def _command(finding: Finding, way: str) -> str:
+    """How Alembic takes the step; whoever has another tool writes its own command."""
+    up = f"alembic upgrade {finding.revision}"
+    if way == "upgrade":
+        return f"'{up}'"
+    down = "alembic downgrade -1"
+    return f"'{down}'" if finding.loaded_at == finding.revision else f"'{up} && {down}'"
+
+
+def _verdict(finding: Finding) -> Iterator[str]:
+    """The step taken by a command that is given, whose exit status decides."""
+    yield ""
+    yield "\\if :{?migrate}"
+    yield "\\set failed `(:migrate) >&2 && echo false || echo true`"
+    yield "\\if :failed"
+    violated = sql.quote(
+        f"violated: {shown(finding.signature)} (the command failed; what it said is above)"
+    )
+    yield sql.block(f"BEGIN RAISE EXCEPTION USING MESSAGE = {violated}; END") + ";"
+    yield "\\endif"
+    yield "\\echo 'holds'"
+    yield "\\endif"
 
 
 def _sent(operation: Operation, contract: Contract) -> Iterator[str]:
