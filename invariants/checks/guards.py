@@ -79,13 +79,25 @@ def folding(relation: str, catalog: Catalog) -> str:
 
 def computing(relation: str, catalog: Catalog) -> str:
     """What makes something of a new row that unique indexes look at: triggers, else the indexes."""
-    fires = {
-        t.name: catalog.definitions.routine.get(t.routine)
+    return ",".join(_filling(relation, catalog)) or folding(relation, catalog)
+
+
+def filled_in(relation: str, catalog: Catalog) -> frozenset[str]:
+    """The columns that triggers write in a new row; `*` stands for any."""
+    return frozenset().union(*_filling(relation, catalog).values())
+
+
+def _filling(relation: str, catalog: Catalog) -> dict[str, frozenset[str]]:
+    routines = catalog.definitions.routine
+    return {
+        t.name: routines[t.routine].effects.assigns
         for t in catalog.definitions.triggers
-        if t.table == relation and t.enabled and "insert" in t.events
+        if t.table == relation
+        and t.enabled
+        and "insert" in t.events
+        and t.routine in routines
+        and routines[t.routine].effects.assigns
     }
-    names = [name for name, routine in fires.items() if routine and routine.effects.assigns]
-    return ",".join(names) or folding(relation, catalog)
 
 
 def firing(relation: str, event: str, catalog: Catalog, timing: str = "") -> str:

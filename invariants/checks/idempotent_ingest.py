@@ -168,7 +168,7 @@ class IdempotentIngest(Invariant):
             and case.tenant_of(r) == case.tenant_of(row)
             and _key(case, rule, r) == key
         ]
-        if not twins:
+        if not twins or _rewritten(case, step, (row, *twins)):
             return
         where = " AND ".join(
             f"{sql.column(c)} = {sql.literal(str(v))}"
@@ -265,6 +265,8 @@ def _still_there(case: Case, earlier: Step, step: Step) -> bool:
         rule = _rule(case, record.table)
         if now is None or (rule and _key(case, rule, now) != _key(case, rule, record)):
             return False
+        if any(now.get(c) != record.get(c) for c in _computed(case, record.table)):
+            return False
     tables = {table for table, _ in sent}
     if sum(record.table in tables for record in made) >= len(sent):
         return True
@@ -294,6 +296,29 @@ def _misnamed(case: Case, earlier: Step, step: Step) -> bool:
             if taken and (statement.relation, key) not in made:
                 return True
     return False
+
+
+def _computed(case: Case, table: str) -> frozenset[str]:
+    """Columns of unique indexes that triggers fill in: who rewrites one has made another key."""
+    filled = guards.filled_in(table, case.catalog)
+    keys = {c for r in case.contract.idempotency for k in r.keys for c in k if r.table == table}
+    uniques = (u.columns for u in case.catalog.tables[table].uniques if not u.primary)
+    found = {c for columns in uniques for c in columns if c in filled or "*" in filled}
+    return frozenset(found - keys - {case.contract.tenancy.column})
+
+
+def _rewritten(case: Case, step: Step, rows: tuple[Record, ...]) -> bool:
+    """Whether somebody has changed what a trigger made of one of these rows for a unique index."""
+    computed, keys = _computed(case, rows[0].table), {r.key for r in rows}
+    return any(
+        c.before is not None
+        and c.after is not None
+        and c.table == rows[0].table
+        and c.record.key in keys
+        and any(c.before.get(name) != c.after.get(name) for name in computed)
+        for s in (case.history.steps[: step.index + 1] if computed else ())
+        for c in s.changes
+    )
 
 
 def _keeping(case: Case, step: Step, table: str, columns: tuple[str, ...]) -> str:
