@@ -156,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         command("migrations", "try the chain itself", migrating.DESCRIPTION, migrating.EXAMPLES)
     )
     live.add_drift(command("drift", "compare a live database", live.DRIFT, live.DRIFT_EXAMPLES))
+    live.add_snapshot(
+        command("snapshot", "write the catalog as text", live.SNAPSHOT, live.SNAPSHOT_EXAMPLES)
+    )
     again = command(
         "replay",
         "say whether counterexamples still fail",

@@ -1,4 +1,4 @@
-"""The commands that look at a database in use: `invariants drift`."""
+"""The commands about databases in use: `invariants drift` and `snapshot`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from invariants import options
-from invariants.errors import EXIT_HELD, EXIT_VIOLATED
+from invariants.errors import EXIT_HELD, EXIT_VIOLATED, UsageError
 from invariants.front.outlets import ensure_json
 from invariants.options import SchemaOptions
 
@@ -30,6 +30,20 @@ examples:
   invariants drift URL --json drift.json
   invariants drift URL --schema db/migrate           a folder of .sql files
   invariants drift URL --revision head               against the newest"""
+
+SNAPSHOT = """\
+Write the catalog that the migrations make as a text file, one block an object, which belongs into
+the repository: its difference in a pull request shows what a revision really changes. The text is
+the same whichever server, major version and role made it.
+
+exit status: 0 it is written, or with --check up to date, 1 with --check it is not, 2 the input is
+wrong, 3 the server or a migration failed"""
+
+SNAPSHOT_EXAMPLES = """\
+examples:
+  invariants snapshot                                writes schema.snapshot.txt beside the contract
+  invariants snapshot --check                        in CI: is it up to date?
+  invariants snapshot --schema db/migrate --output db/catalog.txt"""
 
 _AT = replace(
     options.REVISION,
@@ -56,6 +70,53 @@ def add_drift(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the differences as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="names and verdict only")
     parser.set_defaults(command=_drift)
+
+
+def add_snapshot(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `snapshot`."""
+    options.add_to(parser, options.INIT)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the snapshot (default: schema.snapshot.txt beside the contract)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; say whether it is up to date"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the verdict")
+    parser.set_defaults(command=_snapshot)
+
+
+def _snapshot(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import write
+    from invariants.live.snapshot import NAME, read, take
+    from invariants.reports.terminal import Terminal
+
+    wanted = SchemaOptions(**options.values(options.INIT, lambda o: getattr(given, o.key)))
+    path = given.output or wanted.contract.parent / NAME
+    if given.check:
+        read(path)
+    elif path.is_dir():
+        raise UsageError(f"--output {path}: is a folder; name a file")
+    with Terminal(quiet=given.quiet) as terminal:
+        taken = take(wanted, terminal.say)
+        if not given.check:
+            write(path, taken.text)
+            terminal.out.print(f"{path}: revision {taken.revision}")
+            return EXIT_HELD
+        difference = taken.difference(path)
+        if not given.quiet:
+            for line in difference:
+                terminal.out.print(line)
+        if difference:
+            terminal.out.print(
+                f"{path}: is not up to date; run `invariants snapshot` and review the difference",
+                style="bold red",
+            )
+            return EXIT_VIOLATED
+        terminal.out.print(f"{path}: up to date, revision {taken.revision}", style="bold green")
+    return EXIT_HELD
 
 
 def _drift(given: argparse.Namespace) -> int:
