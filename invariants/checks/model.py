@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from invariants.checks.outcome import Key, Prediction
+from invariants.checks.refreshing import refreshable
 from invariants.checks.ruled import Open, Refused, Rows, need, require
 from invariants.checks.values import PLAIN, as_read, comparable, fits, matches
 from invariants.contract.contract import Contract
@@ -86,6 +87,7 @@ class _Model(Rows):
         match statement:
             case Refresh():
                 need(self.role == OPERATOR)
+                need(refreshable(self.contract, self.catalog, statement))
             case Select():
                 self._select(statement)
             case Insert():

@@ -9,6 +9,7 @@ from typing import Any
 
 from invariants.checks import guards
 from invariants.checks.base import Case, Condition, Evidence, Invariant, Violation, shown
+from invariants.checks.refreshing import refreshable
 from invariants.checks.spelling import moment
 from invariants.contract.contract import Contract
 from invariants.contract.sections import ReadColumn, ReadPath
@@ -50,7 +51,10 @@ class ReadPathTrue(Invariant):
         for step in case.history.steps:
             if _is_refresh(step.operation):
                 if step.error is not None:
-                    yield self._unrefreshed(case, step)
+                    failed = step.failed_statement
+                    assert isinstance(failed, Refresh)
+                    if refreshable(case.contract, case.catalog, failed):
+                        yield self._unrefreshed(case, step)
                 else:
                     filled |= {s.relation: step.before for s in step.operation.statements}
                 continue

@@ -52,12 +52,13 @@ def _asks_more(contract: Contract, catalog: Catalog, policy: PolicyText) -> bool
         return True
     reached = Reach(catalog, catalog.definitions).of_effects(policy.effects)
     routines = catalog.definitions.routine
-    said = {c[-1] for c in policy.effects.columns if c[-2:-1] != (bare,)}
-    said |= {c[-1] for r in reached.routines if r in routines for c in routines[r].effects.columns}
+    elsewhere = {c[-1] for c in policy.effects.columns if c[-2:-1] != (bare,)}
+    called = (routines[r].effects.columns for r in reached.routines if r in routines)
+    in_routines = {c[-1] for columns in called for c in columns}
     return any(
         said & ({*catalog.relations[table].columns} - _placing(contract, catalog, table))
-        for table in reached.reads - {policy.table}
-        if table in catalog.relations
+        for table in reached.reads & catalog.relations.keys()
+        for said in (in_routines, elsewhere if table != policy.table else set())
     )
 
 

@@ -139,8 +139,16 @@ def _naming_users(world: World) -> list[ForeignKey]:
 
 
 def _inserted(world: World, table: str, tenant: str, own: dict[str, Value]) -> Insert:
-    """A row with these values, known to what comes later."""
+    """A row with these values, known to what comes later.
+
+    What has a default is left to it: whoever acts is in good standing, unless a strategy says else.
+    """
     values = new_row(world, table, tenant, lawful=True)
+    relation = world.catalog.tables[table]
+    if table not in world.strategies.rows:
+        named = {*relation.primary_key, *(c for k in relation.foreign_keys for c in k.columns)}
+        spare = {c for c, column in relation.columns.items() if column.has_default} - named
+        values = {c: v for c, v in values.items() if c not in spare}
     values.update(own)
     known = world.known[table].pop()
     world.remember(table, known.tenant, values)

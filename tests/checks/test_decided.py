@@ -53,6 +53,10 @@ POLICIES = {
     "is the author's": "ALTER TABLE orders ADD author text;"
     "DROP POLICY of_shop ON orders; CREATE POLICY of_author ON orders USING (shop_id ="
     " nullif(current_setting('app.shop', true), '')::uuid AND author = current_user);",
+    "is what a function finds in the table itself": "ALTER TABLE orders ADD gone boolean;"
+    "CREATE FUNCTION there() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER SET"
+    " search_path = public, pg_temp AS $$ SELECT id FROM orders WHERE gone IS NULL $$;"
+    "CREATE POLICY there ON orders AS RESTRICTIVE FOR SELECT USING (id IN (SELECT there()));",
     "is what a function takes": "ALTER TABLE shops ADD kind text;"
     "CREATE FUNCTION fine(uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET"
     " search_path = public, pg_temp AS"
@@ -89,6 +93,21 @@ def test_what_a_policy_asks_for_besides_the_tenant_is_left_open(
     assert "liveness/" not in told.out
     assert status != 1
     assert "since triggers, rules or policies decide: " in told.out
+
+
+@pytest.mark.parametrize(
+    ("index", "status"), [("", 0), ("CREATE UNIQUE INDEX ON sums (shop_id) WHERE false;", 0)]
+)
+def test_a_concurrent_refresh_that_nobody_has_provided_for(
+    index: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without an index over all rows there is none, and no read path asks for it."""
+    view = "CREATE MATERIALIZED VIEW sums AS SELECT shop_id, count(*) FROM orders GROUP BY shop_id;"
+    assert verdict(tmp_path, view + index, monkeypatch) == status, capsys.readouterr()
 
 
 @pytest.mark.parametrize(
