@@ -59,10 +59,10 @@ last-night: $(READY)
 	$(BIN)/python -m invariants replay $(ARGS) $$(find $(NIGHT) -name '*.json' | sort)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 slow: $(READY)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 # Each ends with status 1 when it has found something.
 false-alarms: $(READY)

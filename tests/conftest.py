@@ -33,6 +33,7 @@ LOG_VARIABLE = "INVARIANTS_TEST_LOG"
 ROOT = Path(__file__).resolve().parent.parent
 SERVER_VARIABLE = "INVARIANTS_TEST_SERVER"
 COMPLETE_VARIABLE = "INVARIANTS_TEST_COMPLETE"
+CACHE_VARIABLE = "INVARIANTS_TEST_CACHE"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +41,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As a shell's background job does; the processes the tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        # The workers of pytest-xdist inherit it: one of them migrates, all of them copy.
+        folder = tempfile.TemporaryDirectory(prefix="invariants-tests-", dir=_memory())
+        os.environ[CACHE_VARIABLE] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+def _memory() -> Path | None:
+    """A folder in memory, where there is one: tests copy many clusters."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else None
 
 
 def lacking(what: str) -> NoReturn:
@@ -87,19 +99,22 @@ def docker_image() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def fast_folder() -> Iterator[Path]:
-    """A folder in memory, where there is one: tests copy many clusters."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="invariants-tests-", dir=parent) as name:
+    """A folder of this test process, in memory where that can be had."""
+    with tempfile.TemporaryDirectory(prefix="invariants-tests-", dir=_memory()) as name:
         yield Path(name)
 
 
+@pytest.fixture(scope="session")
+def shared_cache() -> Path:
+    """The cache of this test run, which neither reads nor evicts the user's."""
+    return Path(os.environ[CACHE_VARIABLE])
+
+
 @pytest.fixture
-def cache(fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test process, so that tests neither read nor evict the user's."""
-    folder = fast_folder / "cache"
-    monkeypatch.setenv("INVARIANTS_CACHE_DIR", str(folder))
-    return folder
+def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this test run, for what is opened meanwhile."""
+    monkeypatch.setenv("INVARIANTS_CACHE_DIR", str(shared_cache))
+    return shared_cache
 
 
 @pytest.fixture
@@ -281,10 +296,10 @@ def database_on(conninfo: str, name: str) -> Iterator[str]:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(target))
 
 
-def _environment(fast_folder: Path, revision: str) -> Environment:
+def _environment(shared_cache: Path, revision: str) -> Environment:
     """The schema at a revision, on a server of this test process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
+        patch.setenv("INVARIANTS_CACHE_DIR", str(shared_cache))
         return open_environment(
             os.environ.get(SERVER_VARIABLE, "embedded"),
             Migrations(ROOT / "alembic.ini", revision),
@@ -293,21 +308,23 @@ def _environment(fast_folder: Path, revision: str) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def documented(fast_folder: Path) -> Iterator[Environment]:
+def documented(shared_cache: Path) -> Iterator[Environment]:
     """The documented schema."""
-    with _environment(fast_folder, DOCUMENTED) as environment:
+    with _environment(shared_cache, DOCUMENTED) as environment:
         yield environment
 
 
 @pytest.fixture(scope="session")
-def head(fast_folder: Path) -> Iterator[Environment]:
+def head(shared_cache: Path) -> Iterator[Environment]:
     """The schema at head."""
-    with _environment(fast_folder, "head") as environment:
+    with _environment(shared_cache, "head") as environment:
         yield environment
 
 
 @pytest.fixture(scope="session")
-def schema_at(documented: Environment, fast_folder: Path) -> Iterator[Callable[[str], Environment]]:
+def schema_at(
+    documented: Environment, shared_cache: Path
+) -> Iterator[Callable[[str], Environment]]:
     """The schema at a revision that the test names, the documented one included."""
     opened: dict[str, Environment] = {}
 
@@ -315,7 +332,7 @@ def schema_at(documented: Environment, fast_folder: Path) -> Iterator[Callable[[
         if revision == documented.revision:
             return documented
         if revision not in opened:
-            opened[revision] = _environment(fast_folder, revision)
+            opened[revision] = _environment(shared_cache, revision)
         return opened[revision]
 
     yield at

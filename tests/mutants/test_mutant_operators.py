@@ -93,10 +93,10 @@ def mutants(head: Environment, contract: Contract) -> dict[str, Mutant]:
 
 
 @pytest.fixture(scope="module")
-def sixteen(fast_folder: Path) -> Iterator[Environment]:
+def sixteen(shared_cache: Path) -> Iterator[Environment]:
     """The schema at head on PostgreSQL 16."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
+        patch.setenv("INVARIANTS_CACHE_DIR", str(shared_cache))
         environment = open_environment(
             "embedded:16", Migrations(ROOT / "alembic.ini"), say=lambda _: None
         )
