@@ -34,6 +34,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVER_VARIABLE = "INVARIANTS_TEST_SERVER"
 COMPLETE_VARIABLE = "INVARIANTS_TEST_COMPLETE"
 CACHE_VARIABLE = "INVARIANTS_TEST_CACHE"
+# pytest alone and with pytest-xdist. What its workers share `make test` asks elsewhere once.
+WORKERS = pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -129,6 +129,7 @@ def test_no_page_names_somebody_elses_project() -> None:
         assert not re.search(r"pip install [^\n]*(?<![\w-])invariants\b", page.read_text()), page
 
 
+@pytest.mark.slow
 def test_it_works_in_a_folder_of_ones_own(borrowing: Project) -> None:
     origin = borrowing.run("python", "-c", "import invariants; print(invariants.__file__)")
     assert str(borrowing.bin.parent) in origin

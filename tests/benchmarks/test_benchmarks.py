@@ -27,6 +27,8 @@ BRIEFLY = {
     "findings": ("signatures", ["--invariant", "allocation-sum"]),
 }
 
+LONG = "hostile_files"
+
 pytestmark = pytest.mark.usefixtures("cache")
 
 
@@ -54,7 +56,9 @@ def test_each_benchmark_is_tried_here() -> None:
     assert modules - {"figures"} == BRIEFLY.keys()
 
 
-@pytest.mark.parametrize("name", BRIEFLY)
+@pytest.mark.parametrize(
+    "name", [n if n != LONG else pytest.param(n, marks=pytest.mark.slow) for n in BRIEFLY]
+)
 def test_runs_briefly(briefly: Callable[..., str], name: str) -> None:
     ends_with, more = BRIEFLY[name]
     assert ends_with in briefly(name, *more).splitlines()[-1]

@@ -253,6 +253,7 @@ def test_after_the_repair_script_and_file_hold(
         assert [r.fails for r in replay([one], environment, lab.contract)] == [False]
 
 
+@pytest.mark.slow
 def test_all_that_a_search_finds_is_there_for_psql_and_replay(lab: Lab, tmp_path: Path) -> None:
     explorer = Explorer(lab.environment, lab.contract, lambda _: None)
     try:

@@ -82,7 +82,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, fast_folder: Path) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "scripts/versions").mkdir(parents=True)
     (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/scripts\n")
@@ -95,7 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, fast_folder: Path) -> Iter
     (folder / "invariants.toml").write_text(CONTRACT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("INVARIANTS_CACHE_DIR", str(fast_folder / "cache"))
+        patch.setenv("INVARIANTS_CACHE_DIR", str(shared_cache))
         with (folder / "out").open("w+", encoding="utf-8") as out:
             patch.setattr("sys.stdout", out)
             status = cli.main([

@@ -11,7 +11,7 @@ import pytest
 from invariants.errors import EXIT_HELD, EXIT_USAGE, EXIT_VIOLATED
 from invariants.front import cli
 from invariants.search.baseline import Baseline, read, text
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WORKERS
 from tests.projects import shops_in
 
 pytest_plugins = ["pytester"]
@@ -147,7 +147,7 @@ def test_the_text_depends_on_what_is_found_and_on_nothing_else(tmp_path: Path) -
     assert read_again.reasons["pii/b"] == 'because of "that"'
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@WORKERS
 def test_pytest_knows_them_too(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
 ) -> None:

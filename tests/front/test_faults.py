@@ -193,6 +193,7 @@ def findings(report: Path) -> set[str]:
     return {c["signature"] for i in document["invariants"] for c in i["counterexamples"]}
 
 
+@pytest.mark.slow
 def test_the_next_run_sees_nothing_of_a_patch(server_url: str, tmp_path: Path) -> None:
     patch = tmp_path / "bypass.sql"
     patch.write_text("ALTER ROLE app_rw BYPASSRLS")

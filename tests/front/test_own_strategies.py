@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WORKERS
 from tests.projects import HEAD, named, project_in
 
 pytest_plugins = ["pytester"]
@@ -83,7 +83,7 @@ def test_a_strategy_that_fails_while_it_draws_is_one_line(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@WORKERS
 class TestPytest:
     def run(
         self, pytester: pytest.Pytester, contract: Path, workers: Sequence[str]

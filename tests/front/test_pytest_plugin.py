@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 from invariants.checks import INVARIANTS
-from tests.conftest import ROOT, TempFolder, query
+from tests.conftest import ROOT, WORKERS, TempFolder, query
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("cache")
 
 HEAVY = ("alembic", "faker", "hypothesis", "psycopg", "rich", "sqlalchemy", "testcontainers")
 KEPT = "pii-insert-dead_events-raw_payload"
-WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 
 ENGINE_REPLACED = """
 from types import SimpleNamespace
@@ -181,6 +180,7 @@ def test_a_server_that_dies_ends_the_session(
     temp_folder.assert_empty()
 
 
+@pytest.mark.slow
 def test_what_was_found_before_the_server_died_is_told(session: Session) -> None:
     session.replace_engine(
         'found = Found(invariant.name, SimpleNamespace(signature="a/b", text="a story"), None);'
@@ -224,6 +224,7 @@ def test_how_many_sessions_go_on_side_by_side(
     result.stdout.fnmatch_lines(["*searched with 3*"])
 
 
+@pytest.mark.slow
 def test_what_was_met_is_told_once_and_merged_from_workers(session: Session) -> None:
     def told(*workers: str) -> list[str]:
         arguments = ("--invariants-max-examples=40", "--invariants-seed=1")

@@ -62,7 +62,11 @@ def test_a_verdict_that_cannot_be_written_is_none(tmp_path: Path, redirections: 
 
 
 @needs_full
-@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-"], ids=["full", "closed"])
+@pytest.mark.parametrize(
+    "redirections",
+    [pytest.param("2>/dev/full", marks=pytest.mark.slow), "2>&-"],
+    ids=["full", "closed"],
+)
 def test_without_standard_error_the_verdict_is_the_same(redirections: str) -> None:
     done = shell(redirections, *HOLDING, "-q")
     assert (done.returncode, done.stderr) == (EXIT_HELD, "")

@@ -75,6 +75,7 @@ def of(result: Gate, group: str) -> list[Check]:
 
 
 class TestOnHead:
+    @pytest.mark.slow
     def test_it_passes_and_the_next_one_remembers(self, options: GateOptions) -> None:
         said: list[str] = []
         first = passing(options, said)

@@ -34,6 +34,7 @@ def found(options: RunOptions, since: str | None, kept: Sequence[Kept]) -> list[
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.slow
 def test_each_revision_is_replayed_and_searched(tmp_path: Path) -> None:
     taxonomy, pii = load(TAXONOMY), load(PII)
     options = replace(

@@ -6,12 +6,11 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WORKERS
 from tests.migrations.conftest import Project
 
 pytest_plugins = ["pytester"]
 ASKED = "[tool.invariants]\nmigrations = true\n"
-WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 
 
 @pytest.fixture(autouse=True)

@@ -94,6 +94,7 @@ KINDS: tuple[Fault, ...] = (
 )
 
 
+@pytest.mark.slow
 def test_faults_in_a_row_then_one_plain_run(chain: Chain, spawn: SpawnChild) -> None:
     luck = random.Random(20251125)
     with guest() as server:

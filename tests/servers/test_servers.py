@@ -158,6 +158,7 @@ def containers(pid: int) -> int:
 
 
 @pytest.mark.container
+@pytest.mark.slow
 def test_a_killed_runs_container_is_removed_by_the_next(
     docker_image: Callable[[str], None], chain: Chain, spawn: SpawnChild
 ) -> None:
