@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_snapshot(
         command("snapshot", "write the catalog as text", live.SNAPSHOT, live.SNAPSHOT_EXAMPLES)
     )
+    live.add_audit(command("audit", "ask a live database", live.AUDIT, live.AUDIT_EXAMPLES))
     again = command(
         "replay",
         "say whether counterexamples still fail",

@@ -1,4 +1,4 @@
-"""The commands about databases in use: `invariants drift` and `snapshot`."""
+"""The commands about databases in use: `invariants drift`, `snapshot` and `audit`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from invariants import options
-from invariants.errors import EXIT_HELD, EXIT_VIOLATED, UsageError
+from invariants.errors import EXIT_HELD, EXIT_INFRASTRUCTURE, EXIT_VIOLATED, UsageError
 from invariants.front.outlets import ensure_json
 from invariants.options import SchemaOptions
 
@@ -45,6 +45,21 @@ examples:
   invariants snapshot --check                        in CI: is it up to date?
   invariants snapshot --schema db/migrate --output db/catalog.txt"""
 
+AUDIT = """\
+Ask the rows of a database that is in use whether it has leaked or gone wrong already: references
+across tenants and to rows that are not there, sums, unknown codes, keys that stand twice, nets
+below zero, keys that name personal data, each with the number of rows and the keys of some.
+
+The database is read in one read-only transaction, tables in batches; nothing is written to it. The
+role must see all rows: what row security hides from it is not judged, and said.
+
+exit status: 0 nothing is amiss, 1 something is, 2 the input is wrong, 3 something was not judged"""
+
+AUDIT_EXAMPLES = """\
+examples:
+  invariants audit postgresql://auditor@host/shop
+  invariants audit URL --json audit.json"""
+
 _AT = replace(
     options.REVISION,
     help="the revision to compare with (default: what alembic_version says; of SQL files the last)",
@@ -70,6 +85,15 @@ def add_drift(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the differences as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="names and verdict only")
     parser.set_defaults(command=_drift)
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `audit`."""
+    parser.add_argument("url", metavar="URL", help="the database: postgresql://USER@HOST/DATABASE")
+    options.add_to(parser, (options.CONTRACT,))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="what is amiss and verdict only")
+    parser.set_defaults(command=_audit)
 
 
 def add_snapshot(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +141,24 @@ def _snapshot(given: argparse.Namespace) -> int:
             return EXIT_VIOLATED
         terminal.out.print(f"{path}: up to date, revision {taken.revision}", style="bold green")
     return EXIT_HELD
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from invariants.counterexamples.files import write
+    from invariants.live.audit import audit
+    from invariants.reports.live import audit_to_json, told_audit
+    from invariants.reports.terminal import Terminal
+
+    values = options.values((options.CONTRACT,), lambda o: getattr(given, o.key))
+    ensure_json(given.json)
+    with Terminal(quiet=given.quiet) as terminal:
+        result = audit(given.url, SchemaOptions(**values), terminal.say)
+        if given.json is not None:
+            write(given.json, json.dumps(audit_to_json(result), indent=2) + "\n")
+        told_audit(terminal, result)
+    if result.amiss:
+        return EXIT_VIOLATED
+    return EXIT_INFRASTRUCTURE if result.unjudged else EXIT_HELD
 
 
 def _drift(given: argparse.Namespace) -> int:
