@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from invariants.schema.catalog import Catalog, Relation, read_catalog
+from invariants.schema.catalog import Catalog, Relation
 from invariants.schema.privileges import Reached, read_reached
+from invariants.schema.reader import read_catalog
 
 if TYPE_CHECKING:
     from invariants.contract.contract import Contract

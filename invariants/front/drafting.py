@@ -38,7 +38,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(given: argparse.Namespace) -> int:
-    from invariants.contract.drafting.draft import UNREAD, draft, toml, unread
+    from invariants.contract.drafting.draft import draft, toml
     from invariants.contract.drafting.update import updated
     from invariants.counterexamples.files import write
     from invariants.reports.terminal import Terminal
@@ -68,15 +68,13 @@ def _init(given: argparse.Namespace) -> int:
             print(f"{path}: nothing is new")
             return EXIT_HELD
     else:
-        text = toml(made, path.absolute().parent.name, UNREAD)
+        text = toml(made, path.absolute().parent.name)
     write(path, text)
     proposed = sum(r.proposed for r in made.rules)
     print(
         f"{path}: {len(made.tenancy.tables) + len(made.tenancy.scoped_by)} tables of tenants, "
         f"{len(made.roles)} roles, {len(made.rules) - proposed} rules, {proposed} proposed"
     )
-    for name in unread(made):
-        print(f"later  {name}: found, but not read by this version yet, so not checked")
     for question in made.questions:
         print(f"open   {question}")
     arguments = options.schema_arguments(replace(wanted, contract=path))

@@ -17,7 +17,8 @@ from invariants.contract.contract import load
 from invariants.live.looking import checked, looking
 from invariants.live.questions import Question, questions
 from invariants.options import SchemaOptions
-from invariants.schema.catalog import Catalog, read_catalog
+from invariants.schema.catalog import Catalog
+from invariants.schema.reader import read_catalog
 from invariants.servers.base import database_message
 
 Say = Callable[[str], None]

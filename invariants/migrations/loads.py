@@ -29,7 +29,8 @@ from invariants.generation.references import codes
 from invariants.generation.tenants import tenants
 from invariants.generation.world import Draw, World
 from invariants.schema import candidates
-from invariants.schema.catalog import Catalog, Column, read_catalog
+from invariants.schema.catalog import Catalog, Column
+from invariants.schema.reader import read_catalog
 from invariants.servers.base import connect
 from invariants.servers.environment import Scratch
 from invariants.workload import sql

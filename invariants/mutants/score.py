@@ -22,7 +22,8 @@ from invariants.mutants.base import OPERATORS, Mutant
 from invariants.mutants.hunt import Hunt, Outcome
 from invariants.mutants.pool import hunt_all
 from invariants.options import MUTANT_BUDGET
-from invariants.schema.catalog import Catalog, read_catalog
+from invariants.schema.catalog import Catalog
+from invariants.schema.reader import read_catalog
 from invariants.servers.base import ServerInfo, connect
 from invariants.servers.environment import Environment
 from invariants.servers.logins import members_of_nothing

@@ -23,8 +23,9 @@ from invariants.contract.placing import settled
 from invariants.errors import InfrastructureError, InvariantsError, server_lost
 from invariants.execution.executor import Executor, Started
 from invariants.execution.history import History
-from invariants.schema.catalog import Catalog, read_catalog
+from invariants.schema.catalog import Catalog
 from invariants.schema.privileges import read_reached
+from invariants.schema.reader import read_catalog
 from invariants.servers.base import is_gone
 from invariants.servers.environment import Environment, Scratch
 from invariants.workload.operations import Workload

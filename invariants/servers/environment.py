@@ -22,8 +22,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from invariants.errors import InfrastructureError, InvariantsError, server_lost
-from invariants.schema.catalog import read_catalog
 from invariants.schema.chain import Lineage
+from invariants.schema.reader import read_catalog
 from invariants.schema.samples import Samples, from_text, to_text
 from invariants.schema.sources import Source
 from invariants.servers import provenance, roles

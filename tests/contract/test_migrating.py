@@ -10,7 +10,7 @@ import pytest
 from invariants.contract.chain import Declared, Migrating, Said
 from invariants.contract.contract import Contract, load
 from invariants.errors import UsageError
-from invariants.schema.catalog import read_catalog
+from invariants.schema.reader import read_catalog
 from invariants.servers.base import connect
 from invariants.servers.environment import Environment
 from tests.conftest import ROOT

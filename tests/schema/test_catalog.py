@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from invariants.schema.catalog import Catalog, read_catalog
+from invariants.schema.catalog import Catalog
+from invariants.schema.reader import read_catalog
 from tests.databases import database_maker
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from invariants.schema.catalog import read_catalog
 from invariants.schema.definitions import read_definitions
 from invariants.schema.reach import Reach
+from invariants.schema.reader import read_catalog
 from tests.databases import database_maker
 
 SCHEMA = """

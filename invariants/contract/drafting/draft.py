@@ -14,12 +14,10 @@ from invariants.contract.drafting import rules, tenancy
 from invariants.contract.drafting.privileges import Role, read_roles, rows_brought
 from invariants.contract.drafting.rules import Rule
 from invariants.errors import UsageError
-from invariants.schema.catalog import read_catalog
 from invariants.schema.definitions import read_definitions
 from invariants.schema.reach import Reach
+from invariants.schema.reader import read_catalog
 
-# What a draft can say and a contract of this version cannot yet.
-UNREAD: frozenset[str] = frozenset()
 _CONFIRM = "nobody has confirmed this yet: "
 
 
@@ -117,25 +115,9 @@ def _inline(verbs: Sequence[str]) -> str:
     return f"[{', '.join(map(json.dumps, verbs))}]"
 
 
-def toml(made: Draft, title: str, unread: frozenset[str] = frozenset()) -> str:
-    """The draft as the text of a contract; what is `unread` is commented out, and said."""
-    return "\n".join(_lines(made, title, unread)) + "\n"
-
-
-def unread(made: Draft) -> tuple[str, ...]:
-    """What the draft found and a contract of this version cannot say yet."""
-    t = made.tenancy
-    found = {
-        "session": _setting(t) is None and bool(t.session),
-        "scoped_by": bool(t.scoped_by),
-        "shared": bool(t.shared),
-        "tied": bool(t.tied),
-        "members": t.members is not None,
-        "written_by_triggers": any(made.written),
-        "sequence": "sequence" in made.accepted,
-        "execute": any(r.routines for r in made.roles),
-    }
-    return tuple(name for name, there in found.items() if there and name in UNREAD)
+def toml(made: Draft, title: str) -> str:
+    """The draft as the text of a contract."""
+    return "\n".join(_lines(made, title)) + "\n"
 
 
 def _setting(t: tenancy.Tenancy) -> str | None:
@@ -144,15 +126,8 @@ def _setting(t: tenancy.Tenancy) -> str | None:
     return name if len(more) == 1 and template == "{tenant}" and name != "role" else None
 
 
-def _lines(made: Draft, title: str, unread: frozenset[str]) -> Iterator[str]:
+def _lines(made: Draft, title: str) -> Iterator[str]:
     t = made.tenancy
-
-    def said(name: str, *lines: str) -> Iterator[str]:
-        whole = "\n".join(lines).splitlines()
-        if name in unread:
-            yield f"# not read by this version yet, so not checked: {name}"
-        yield from (f"# {line}" if name in unread else line for line in whole)
-
     yield f"# What {title} promises, as drafted from the database by `invariants init`."
     yield "# Each entry has its evidence; what is commented out is a proposal. Read all of it once."
     yield "format = 1"
@@ -166,26 +141,26 @@ def _lines(made: Draft, title: str, unread: frozenset[str]) -> Iterator[str]:
     if setting := _setting(t):
         yield f"setting = {_value(setting)}"
     elif t.session:
-        yield from said("session", f"session = {_value(dict(t.session))}")
+        yield f"session = {_value(dict(t.session))}"
     else:
         yield '# setting = ""'
     yield f"tables = {_value(list(t.tables))}"
     if t.scoped_by:
         yield from _evidence(t.evidence.get("scoped_by", ""))
-        yield from said("scoped_by", f"scoped_by = {_value(dict(t.scoped_by))}")
+        yield f"scoped_by = {_value(dict(t.scoped_by))}"
     if t.shared:
         yield from _evidence(t.evidence.get("shared", ""))
-        yield from said("shared", f"shared = {_value(list(t.shared))}")
+        yield f"shared = {_value(list(t.shared))}"
     if t.tied:
         yield from _evidence("policies want these columns to be what the session says")
-        yield from said("tied", f"tied = {_value(dict(t.tied))}")
+        yield f"tied = {_value(dict(t.tied))}"
     if made.erased_by:
         yield from _evidence(f"a trigger of {t.root} lets it remove tenants, by its name")
         yield f"erased_by = {_value(made.erased_by)}"
     if t.members:
         yield from _evidence(f"policies look up in {t.members.table} where the user belongs")
         members = {"table": t.members.table, "user": t.members.user, "tenant": t.members.tenant}
-        yield from said("members", f"members = {_value(members)}")
+        yield f"members = {_value(members)}"
     special = {made.erased_by, *(r.values.get("repaired_by") for r in made.rules)}
     apart = _apart(made.roles, special)
     for role in made.roles:
@@ -207,7 +182,7 @@ def _lines(made: Draft, title: str, unread: frozenset[str]) -> Iterator[str]:
         for relation, verbs in role.relations.items():
             yield f"{_key(relation)} = {_value(list(verbs))}"
         for routine in role.routines:
-            yield from said("execute", f'{_key(routine)} = ["execute"]')
+            yield f'{_key(routine)} = ["execute"]'
     for rule in made.rules:
         yield ""
         yield from _rule(rule)
@@ -215,17 +190,14 @@ def _lines(made: Draft, title: str, unread: frozenset[str]) -> Iterator[str]:
     if columns or tables:
         yield ""
         yield from _evidence("what the client does not decide")
-        yield from said(
-            "written_by_triggers",
-            "[written_by_triggers]",
-            *([f"columns = {_value(list(columns))}"] if columns else []),
-            *([f"tables = {_value(list(tables))}"] if tables else []),
-        )
+        yield "[written_by_triggers]"
+        yield from ([f"columns = {_value(list(columns))}"] if columns else [])
+        yield from ([f"tables = {_value(list(tables))}"] if tables else [])
     for channel, reason in made.accepted.items():
         yield ""
-        yield from said(
-            channel, "[[accepted]]", f"channel = {_value(channel)}", f"reason = {_value(reason)}"
-        )
+        yield "[[accepted]]"
+        yield f"channel = {_value(channel)}"
+        yield f"reason = {_value(reason)}"
     if made.questions:
         yield ""
         yield "# Questions that the database does not answer:"
