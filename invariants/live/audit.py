@@ -13,7 +13,9 @@ from typing import Any
 
 import psycopg
 
-from invariants.contract.contract import load
+from invariants.contract.binding import missing, named
+from invariants.contract.contract import Contract, load
+from invariants.errors import UsageError
 from invariants.live.looking import checked, looking
 from invariants.live.questions import Question, questions
 from invariants.options import SchemaOptions
@@ -65,6 +67,7 @@ def audit(url: str, options: SchemaOptions, say: Say, *, batch: int = BATCH) -> 
         catalog = read_catalog(live)
         # Names of ours are looked up where PostgreSQL's own cannot be taken for others.
         live.execute("SET LOCAL search_path = pg_catalog, public")
+        _require_all(contract, catalog)
         there = contract.there(catalog)
         asked = list(questions(there, catalog))
         answers = []
@@ -72,6 +75,20 @@ def audit(url: str, options: SchemaOptions, say: Say, *, batch: int = BATCH) -> 
             say(f"asking: {question.name}")
             answers.append(_answer(live, catalog, question, batch))
     return Audit(len({q.table for q in asked}), tuple(answers))
+
+
+def _require_all(contract: Contract, catalog: Catalog) -> None:
+    """Nothing that the contract speaks of may be missing, but for what comes later (`introduced`).
+
+    A rule without its table would be asked of nothing, and nothing would be amiss.
+    """
+    spoken_of = {table for table, _ in named(contract)} | {*contract.tenancy.rooted}
+    for name in sorted(missing(contract, catalog) - contract.introduced.keys()):
+        if {name, name.rpartition(".")[0]} & spoken_of:
+            raise UsageError(
+                f"{contract.path}: {name!r} is not in the database; correct the contract, or say "
+                "in [introduced] which revision brings it"
+            )
 
 
 def _answer(
@@ -91,6 +108,12 @@ def _answer(
             f"{database_message(refused)}; audit as a role that may read the table and, where it "
             "has row security, has BYPASSRLS or is a superuser"
         )
+    except psycopg.errors.QueryCanceled:
+        answer.unjudged = "it took too long and was given up; ask a replica, with less to do"
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as refused:
+        answer.unjudged = database_message(refused)
     return answer
 
 

@@ -127,12 +127,14 @@ def _references(contract: Contract, catalog: Catalog) -> Iterator[Question]:
             mine = _owner(contract, catalog, table, "t")
             theirs = _owner(contract, catalog, target, "x")
             if mine and theirs and target != root:
+                found = f"EXISTS (SELECT FROM {sql.name(target)} x WHERE {on} AND {theirs}"
                 yield Question(
                     "cross-tenant",
                     f"cross-tenant {table}: {name}",
                     table,
                     f"refer to another tenant's row of {target}",
-                    f"{row} JOIN {sql.name(target)} x ON {on} WHERE {mine} <> {theirs}",
+                    # A key that is one within a tenant only may be another's, too.
+                    f"{row} WHERE {found} <> {mine}) AND NOT {found} = {mine})",
                 )
 
 
@@ -152,9 +154,12 @@ def _codes(contract: Contract, catalog: Catalog) -> Iterator[Question]:
 
 
 def _sum(contract: Contract, catalog: Catalog, rule: Sum) -> Question:
-    groups = (contract.tenancy.column, *rule.group_by)
-    by = ", ".join(f"t.{sql.column(c)}" for c in groups)
-    key = " || '/' || ".join(f"t.{sql.column(c)}::text" for c in groups)
+    groups = [
+        _owner(contract, catalog, rule.table, "t"),
+        *(f"t.{sql.column(c)}" for c in rule.group_by),
+    ]
+    by = ", ".join(filter(None, groups))
+    key = " || '/' || ".join(f"({g})::text" for g in groups if g)
     total, amount = f"x.{sql.column(rule.total_column)}", f"t.{sql.column(rule.amount)}"
     of = catalog.tables[rule.total_table].id_column
     on = f"x.{sql.column(of)} = t.{sql.column(rule.total_key)}"
@@ -163,8 +168,9 @@ def _sum(contract: Contract, catalog: Catalog, rule: Sum) -> Question:
         f"allocation-sum {rule.table}.{rule.amount}",
         rule.table,
         f"are groups that do not add up to {rule.total_table}.{rule.total_column}",
-        f"SELECT {key} AS key FROM {{}} AS t JOIN {sql.name(rule.total_table)} x ON {on} "
-        f"GROUP BY {by}, {total} HAVING abs(sum({amount}) - {total}) > {rule.tolerance}",
+        f"SELECT {key} AS key FROM {{}} AS t LEFT JOIN {sql.name(rule.total_table)} x "
+        f"ON {on} GROUP BY {by}, {total} "
+        f"HAVING (abs(sum({amount}) - {total}) <= {rule.tolerance}) IS NOT TRUE",
         by_row=False,
     )
 
