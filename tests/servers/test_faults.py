@@ -1,6 +1,6 @@
 """Thirty faults in a row on a server of somebody else's, then one plain run: all is as it was.
 
-Of the faults `make test` has the first six; INVARIANTS_FAULTS=30 has as many as it says.
+Of the faults `make slow` has the first six; INVARIANTS_FAULTS=30 has as many as it says.
 """
 
 from __future__ import annotations
