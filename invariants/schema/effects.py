@@ -52,6 +52,14 @@ _JSON_PATHS = frozenset(
 )
 
 
+EACH = "[]"
+"""The end of a way to a key under which there is a list, of which each element is taken."""
+_JSON_LISTS = frozenset(
+    f"{kind}_array_elements{form}" for kind in ("json", "jsonb") for form in ("", "_text")
+)
+_IN_LIST = ("?", "@>")
+
+
 @dataclass(frozen=True)
 class Setting:
     """A setting that is asked for, the JSON keys taken from it, and what it is compared with."""
@@ -301,6 +309,8 @@ class _Walk:
                 keys = [_constant(a) for a in arguments[1:]]
                 if None not in keys:
                     self._claimed(arguments[0], tuple(k for k in keys if k is not None))
+            case word if word in _JSON_LISTS and arguments:
+                self._claimed(arguments[0], (EACH,))
         self.calls.add(name)
 
     def _A_Expr(self, node: Node, local: frozenset[str]) -> None:
@@ -313,6 +323,8 @@ class _Walk:
                 path = key.strip("{}").split(",") if operator[0][0] == "#" else [key]
                 self._claimed(left, tuple(p.strip().strip('"') for p in path))
             return
+        if operator and operator[0] in _IN_LIST:
+            self._claimed(left, (EACH,))
         for one, other in ((left, right), (right, left)):
             self._compared(one, other)
             for literal in _constants(other):

@@ -89,6 +89,25 @@ class TestTenancy:
         )
         assert contract["tenancy"]["session"] == {"jwt": '{"app": {"team": "{tenant}"}}'}
 
+    @pytest.mark.parametrize(
+        ("listed", "template"),
+        [
+            (
+                "IN (SELECT v::uuid FROM jsonb_array_elements_text("
+                "current_setting('jwt', true)::jsonb #> '{app,teams}') v)",
+                '{"app": {"teams": ["{tenant}"]}}',
+            ),
+            (
+                "IN (SELECT v::uuid FROM jsonb_array_elements_text("
+                "current_setting('jwt', true)::jsonb) v)",
+                '["{tenant}"]',
+            ),
+        ],
+    )
+    def test_a_list_of_claims(self, drafted: Drafted, listed: str, template: str) -> None:
+        contract = drafted(ROOT, TASKS, f"CREATE POLICY own ON tasks USING (team_id {listed});")
+        assert contract["tenancy"]["session"] == {"jwt": template}
+
     def test_a_claim_taken_in_the_policy_itself(self, drafted: Drafted) -> None:
         contract = drafted(
             "CREATE FUNCTION said() RETURNS jsonb LANGUAGE sql STABLE"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from invariants.schema.catalog import Catalog, ForeignKey
 from invariants.schema.definitions import Definitions, PolicyText
-from invariants.schema.effects import Effects, Match, Parts
+from invariants.schema.effects import EACH, Effects, Match, Parts
 from invariants.schema.reach import Reach
 
 _DEEP = 4
@@ -289,13 +289,16 @@ class _Search:
                 asked.append("a policy asks session_user: does each tenant log in by itself?")
             elif one.identity and stands_for == "{tenant}":
                 session["role"] = "{tenant}"
+            elif one.claim == (EACH,):
+                session[one.setting] = json.dumps([stands_for])
             elif one.claim:
                 inner = documents.setdefault(one.setting, {})
-                for part in one.claim[:-1]:
+                *way, last = (part for part in one.claim if part != EACH)
+                for part in way:
                     below = inner.setdefault(part, {})
                     assert isinstance(below, dict)
                     inner = below
-                inner[one.claim[-1]] = stands_for
+                inner[last] = [stands_for] if one.claim[-1] == EACH else stands_for
             elif one.setting:
                 session.setdefault(one.setting, stands_for)
         session |= {name: json.dumps(document) for name, document in documents.items()}
@@ -311,7 +314,8 @@ class _Search:
     def _told(self, said: Mapping[Said, str]) -> Iterator[str]:
         for one, stands_for in said.items():
             where = one.setting or one.identity
-            claim = f", key {'.'.join(one.claim)}" if one.claim else ""
+            claim = f", key {'.'.join(one.claim)}".replace(f".{EACH}", ", a list")
+            claim = claim if one.claim else ""
             yield f"policies compare the {stands_for[1:-1]} with {where}{claim}"
 
     def _scoped(self, placed: set[str], root: str | None) -> dict[str, str]:
