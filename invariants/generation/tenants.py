@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invariants.errors import UsageError
 from invariants.generation.lawful import lawful
+from invariants.generation.rank import ranked
 from invariants.generation.references import required, taxonomy_of
 from invariants.generation.registry import made_row, new_row
 from invariants.generation.world import World
@@ -141,7 +142,8 @@ def _naming_users(world: World) -> list[ForeignKey]:
 def _inserted(world: World, table: str, tenant: str, own: dict[str, Value]) -> Insert:
     """A row with these values, known to what comes later.
 
-    What has a default is left to it: whoever acts is in good standing, unless a strategy says else.
+    What has a default is left to it, or is what policies ask for: whoever acts is in good standing,
+    unless a strategy says else.
     """
     values = new_row(world, table, tenant, lawful=True)
     relation = world.catalog.tables[table]
@@ -149,6 +151,8 @@ def _inserted(world: World, table: str, tenant: str, own: dict[str, Value]) -> I
         named = {*relation.primary_key, *(c for k in relation.foreign_keys for c in k.columns)}
         spare = {c for c, column in relation.columns.items() if column.has_default} - named
         values = {c: v for c, v in values.items() if c not in spare}
+        ranks = {c: ranked(world, table, c) for c in sorted(spare)}
+        values |= {c: rank for c, rank in ranks.items() if rank is not None}
     values.update(own)
     known = world.known[table].pop()
     world.remember(table, known.tenant, values)

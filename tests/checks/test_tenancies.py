@@ -87,6 +87,19 @@ SHAPES = {
         "firm_id IN (SELECT my_firms())",
         "select/deals",
     ),
+    "members of a rank": (
+        MEMBERSHIPS.replace(
+            "PRIMARY KEY (firm_id, person)",
+            "rank text NOT NULL DEFAULT 'guest' CHECK (rank IN ('guest', 'clerk', 'chief')),"
+            " PRIMARY KEY (firm_id, person)",
+        ).replace("::bigint $$", "::bigint AND rank IN ('clerk', 'chief') $$"),
+        TENANCY
+        + 'session = { "my.id" = "{user}" }\nshared = ["people"]\ntables = ["deals", "seats"]\n'
+        + 'members = { table = "seats", user = "person", tenant = "firm_id" }\n'
+        + WEB,
+        "firm_id IN (SELECT my_firms())",
+        "select/deals",
+    ),
     "no root": (
         "CREATE TABLE deals (id uuid PRIMARY KEY, firm_id text NOT NULL, note text);" + GUARDED,
         '[tenancy]\ncolumn = "firm_id"\nsetting = "my.firm"\ntables = ["deals"]\n' + WEB,

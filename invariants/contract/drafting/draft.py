@@ -69,7 +69,7 @@ def draft(conn: psycopg.Connection[Any]) -> Draft:
         tuple(acting),
         (
             *rules.append_only(reach, found, acting),
-            *rules.keys(catalog, found),
+            *rules.keys(catalog, found, acting),
             *rules.taxonomies(catalog, codes),
             *rules.proposals(reach, found, granted),
         ),

@@ -122,9 +122,14 @@ def _repairing(reach: Reach, guards: Sequence[TriggerText], roles: Sequence[Role
     return None
 
 
-def keys(catalog: Catalog, tenancy: Tenancy) -> Iterator[Rule]:
-    """Unique indexes within a tenant: by what a second delivery can be recognised."""
+def keys(catalog: Catalog, tenancy: Tenancy, roles: Sequence[Role]) -> Iterator[Rule]:
+    """Unique indexes within a tenant: by what a second delivery can be recognised.
+
+    Of tables into which some role delivers.
+    """
     for table in (*tenancy.tables, *tenancy.scoped_by):
+        if not any("insert" in role.relations.get(table, ()) for role in roles):
+            continue
         relation = catalog.tables[table]
         parent = tenancy.scoped_by.get(table, tenancy.column)
         found = []
