@@ -118,8 +118,10 @@ def announced(case: Case, step: Step) -> tuple[Announcement, str, Change] | None
 
     Ids tell nobody anything that row security would not let him look up; other values do.
     """
+    if not step.announced:
+        return None
     changed = [c for c in step.changes if case.tenant_of(c.record) is not None]
-    for told in step.announced if changed else ():
+    for told in step.announced:
         said = list(_scalars(told.payload))
         for change in changed:
             relation = case.catalog.tables[change.table]

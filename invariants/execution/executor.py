@@ -234,7 +234,9 @@ class Executor:
         operations = workload.all_operations
         lingers = bool(self.catalog.lingering) or any(o.lingers for o in operations)
         # What it is that a session listens to would be found there, too.
-        self._looked_into = any(isinstance(s, Leftover) for o in operations for s in o.statements)
+        self._looked_into = lingers and any(
+            isinstance(s, Leftover) for o in operations for s in o.statements
+        )
         if lingers or self._lingered:
             for key in [k for k in self._sessions if k[0] != OPERATOR]:
                 self._sessions.pop(key).close()
