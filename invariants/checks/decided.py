@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from invariants.contract.contract import Contract
+from invariants.remembering import remembered
 from invariants.schema.catalog import Catalog
 from invariants.schema.definitions import TriggerText
 from invariants.schema.effects import OPAQUE
@@ -42,20 +43,12 @@ class Decided:
 
 
 NOTHING = Decided()
-_KNOWN: dict[tuple[int, int, str, str], tuple[Contract, Catalog, Decided]] = {}
 
 
+@remembered
 def decided(contract: Contract, catalog: Catalog, table: str, verb: str) -> Decided:
     """What triggers and rules decide when a table is written so."""
-    key = id(contract), id(catalog), table, verb
-    known = _KNOWN.get(key)
-    if known is None or known[0] is not contract or known[1] is not catalog:
-        if len(_KNOWN) > 4096:
-            _KNOWN.clear()
-        told = table in contract.rows
-        found = NOTHING if told else _found(contract, catalog, table, verb)
-        known = _KNOWN[key] = (contract, catalog, found)
-    return known[2]
+    return NOTHING if table in contract.rows else _found(contract, catalog, table, verb)
 
 
 def _found(contract: Contract, catalog: Catalog, table: str, verb: str) -> Decided:

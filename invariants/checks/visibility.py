@@ -9,28 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from invariants.contract.contract import Contract
+from invariants.remembering import remembered
 from invariants.schema.catalog import Catalog
 from invariants.schema.definitions import PolicyText
 from invariants.schema.reach import Reach
 
-_KNOWN: dict[tuple[int, int, str, str], tuple[Contract, Catalog, tuple[str, ...]]] = {}
-_KNOWN_MAX = 4096
 
-
+@remembered
 def deciding(contract: Contract, catalog: Catalog, table: str, verb: str) -> tuple[str, ...]:
     """The policies that decide of a tenant's own rows, by more than whose they are.
 
     Nothing where the contract says itself what rows hold (`[rows]`), or where one policy lets
     every row of the tenant pass.
     """
-    key = id(contract), id(catalog), table, verb
-    known = _KNOWN.get(key)
-    if known is None or known[0] is not contract or known[1] is not catalog:
-        if len(_KNOWN) > _KNOWN_MAX:
-            _KNOWN.clear()
-        found = () if table in contract.rows else tuple(_found(contract, catalog, table, verb))
-        known = _KNOWN[key] = (contract, catalog, found)
-    return known[2]
+    return () if table in contract.rows else tuple(_found(contract, catalog, table, verb))
 
 
 def _found(contract: Contract, catalog: Catalog, table: str, verb: str) -> Iterator[str]:

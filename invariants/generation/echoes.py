@@ -13,11 +13,11 @@ from invariants.contract.contract import Contract
 from invariants.generation.columns import taken
 from invariants.generation.registry import Values
 from invariants.generation.world import World
+from invariants.remembering import remembered
 from invariants.schema.catalog import Catalog, Column
 from invariants.schema.reach import Reach
 
 _AMOUNTS = ("numeric", "integer", "bigint", "smallint", "money", "double precision", "real")
-_KNOWN_MAX = 1024
 Pair = tuple[str, str, str]
 """A column of the part, the table of the whole, and its column."""
 
@@ -38,20 +38,8 @@ def echo(world: World, table: str, values: Values, wholes: Iterable[tuple[str, V
         values[column] = named[whole][total] = amount
 
 
-_KNOWN: dict[tuple[int, int, str], tuple[Contract, Catalog, Sequence[Pair]]] = {}
-
-
+@remembered
 def _pairs(contract: Contract, catalog: Catalog, table: str) -> Sequence[Pair]:
-    key = id(contract), id(catalog), table
-    known = _KNOWN.get(key)
-    if known is None or known[0] is not contract or known[1] is not catalog:
-        if len(_KNOWN) > _KNOWN_MAX:
-            _KNOWN.clear()
-        known = _KNOWN[key] = (contract, catalog, _found(contract, catalog, table))
-    return known[2]
-
-
-def _found(contract: Contract, catalog: Catalog, table: str) -> Sequence[Pair]:
     ruled = {t for s in contract.sums for t in (s.table, s.total_table)}
     ruled |= {t for rule in contract.ledgers for t in (rule.table, rule.source_table)}
     if table in ruled or table in contract.rows:

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from invariants.generation.world import World
+from invariants.remembering import remembered
 from invariants.schema.catalog import Catalog
 from invariants.schema.reach import Reach
 from invariants.workload.operations import Value
 
 _OTHER_PERCENT = 25
-_KNOWN: dict[int, tuple[Catalog, Mapping[str, int]]] = {}
 
 
 def ranked(world: World, table: str, column: str) -> Value:
@@ -39,14 +39,11 @@ def _listed(catalog: Catalog, table: str, column: str) -> list[str]:
     return [v for v in values if isinstance(v, str)]
 
 
+@remembered
 def _asked(catalog: Catalog) -> Mapping[str, int]:
     """How many policies ask for a text, by themselves or in what they call."""
-    known = _KNOWN.get(id(catalog))
-    if known is None or known[0] is not catalog:
-        _KNOWN.clear()
-        reach = Reach(catalog, catalog.definitions)
-        counted: Counter[str] = Counter()
-        for policy in catalog.definitions.policies:
-            counted.update(reach.of_effects(policy.effects).literals)
-        known = _KNOWN[id(catalog)] = (catalog, counted)
-    return known[1]
+    reach = Reach(catalog, catalog.definitions)
+    counted: Counter[str] = Counter()
+    for policy in catalog.definitions.policies:
+        counted.update(reach.of_effects(policy.effects).literals)
+    return counted
