@@ -17,7 +17,6 @@ from invariants.generation.ruled import TOTAL
 from invariants.generation.world import World
 from invariants.schema.catalog import Catalog
 from invariants.workload.operations import (
-    Actor,
     Delete,
     Leftover,
     LeftoverTarget,
@@ -45,7 +44,7 @@ def _handed_on(world: World, table: str, role: str) -> list[Operation]:
     *before, row = lawful(world, table, owner, TOTAL)
     made = [r.inserted() for r in before]
     by_itself = contract.may(role, "insert", table)
-    actor = Actor(role, owner)
+    actor = world.actor(role, owner)
     made.append(inserting(world, actor if by_itself else row.actor, table, row.values))
     where = key_of(world, row)
     free = [c for c in row.values if c not in (*dict(where), contract.tenancy.column)]
@@ -73,6 +72,10 @@ def _looking(world: World, role: str, other: str) -> list[Operation]:
         if contract.tenancy.column in r.columns and contract.may(role, "select", r.name)
     ]
     return [
-        Operation(Actor(role), (*silent, *readable), inherits=True),
-        Operation(Actor(role, other), (*settings, *(Leftover(t, t) for t in kept)), inherits=True),
+        Operation(world.actor(role, None), (*silent, *readable), inherits=True),
+        Operation(
+            world.actor(role, other),
+            (*settings, *(Leftover(t, t) for t in kept)),
+            inherits=True,
+        ),
     ]
