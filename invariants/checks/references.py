@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from invariants.contract.contract import Contract
+from invariants.remembering import remembered
 from invariants.schema.catalog import Catalog, ForeignKey, Relation
 
 
@@ -31,20 +32,10 @@ class Reference:
         return all((value := row.get(c)) is not None and value == target.get(t) for c, t in pairs)
 
 
-_found: dict[tuple[int, int], tuple[Contract, Catalog, dict[str, tuple[Reference, ...]]]] = {}
-_KEPT = 64
-
-
+@remembered
 def references(contract: Contract, catalog: Catalog) -> Mapping[str, tuple[Reference, ...]]:
     """The references of every table: those of the contract first; found out once."""
-    key = id(contract), id(catalog)
-    known = _found.get(key)
-    if known is None or known[0] is not contract or known[1] is not catalog:
-        if len(_found) >= _KEPT:
-            _found.clear()
-        made = {name: _of(contract, catalog, table) for name, table in catalog.tables.items()}
-        known = _found[key] = contract, catalog, made
-    return known[2]
+    return {name: _of(contract, catalog, table) for name, table in catalog.tables.items()}
 
 
 def _of(contract: Contract, catalog: Catalog, table: Relation) -> tuple[Reference, ...]:
