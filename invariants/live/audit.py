@@ -124,12 +124,12 @@ def _found(
     if not question.by_row or not key:
         yield from _rows(live, question, question.statement(question.table_sql), ())
         return
-    bounds = _bounds(live, question, key, batch)
+    columns = ", ".join(question.column(c) for c in key)
+    holders = ", ".join(["%s"] * len(key))
+    bounds = _bounds(live, question.table_sql, columns, holders, batch)
     for low, high in pairwise([None, *bounds, None]):
         terms: list[str] = []
         values: list[Any] = []
-        columns = ", ".join(question.column(c) for c in key)
-        holders = ", ".join(["%s"] * len(key))
         if low is not None:
             terms.append(f"({columns}) > ({holders})")
             values += low
@@ -142,17 +142,14 @@ def _found(
 
 
 def _bounds(
-    live: psycopg.Connection[Any], question: Question, key: tuple[str, ...], batch: int
+    live: psycopg.Connection[Any], table: str, columns: str, holders: str, batch: int
 ) -> Iterator[tuple[Any, ...]]:
     """The key of each last row of a batch, one after the other."""
-    columns = ", ".join(question.column(c) for c in key)
-    holders = ", ".join(["%s"] * len(key))
     last: tuple[Any, ...] | None = None
     while True:
         after = f" WHERE ({columns}) > ({holders})" if last is not None else ""
         query = (
-            f"SELECT {columns} FROM {question.table_sql}{after} ORDER BY {columns} "
-            f"OFFSET {batch - 1} LIMIT 1"
+            f"SELECT {columns} FROM {table}{after} ORDER BY {columns} OFFSET {batch - 1} LIMIT 1"
         )
         found = live.execute(query.encode(), last or ()).fetchone()
         if found is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from invariants.checks.ownership import link_of
+from invariants.checks.references import Reference, references
 from invariants.contract.contract import Contract
 from invariants.contract.sections import Ledger, Sum
 from invariants.schema.catalog import Catalog
@@ -92,42 +93,23 @@ def _owner(contract: Contract, catalog: Catalog, table: str, alias: str, depth: 
 
 
 def _references(contract: Contract, catalog: Catalog) -> Iterator[Question]:
+    root = contract.tenancy.root
     for table in contract.tenancy.rooted:
         if table not in catalog.tables:
             continue
-        known = {
-            (k.columns, k.target, k.target_columns): k.name
-            for k in catalog.tables[table].foreign_keys
-        }
-        for (of, column), (target, to) in contract.references_to.items():
-            if of == table:
-                known.setdefault(((column,), target, (to,)), f"{table}.{column}")
-        for column, target in contract.references(table):
-            keys = catalog.tables[target].primary_key if target in catalog.tables else ()
-            if len(keys) == 1:
-                known.setdefault(((column,), target, keys), f"{table}.{column}")
-        root = contract.tenancy.root
+        row = f"SELECT {_key(catalog, table)} AS key FROM {{}} AS t"
+        mine = _owner(contract, catalog, table, "t")
         if root is not None and table in contract.tenancy.tables:
-            told = ((contract.tenancy.column,), root, (catalog.tables[root].id_column,))
-            known.setdefault(told, f"{table}.{contract.tenancy.column}")
-        for (columns, target, to_columns), name in sorted(known.items(), key=lambda k: k[1]):
-            if target not in catalog.tables:
-                continue
-            pairs = list(zip(columns, to_columns, strict=True))
-            on = " AND ".join(f"x.{sql.column(b)} = t.{sql.column(a)}" for a, b in pairs)
-            there = " AND ".join(f"t.{sql.column(c)} IS NOT NULL" for c in columns)
-            row = f"SELECT {_key(catalog, table)} AS key FROM {{}} AS t"
-            yield Question(
-                "reference",
-                f"reference {table}: {name}",
-                table,
-                f"refer to a row of {target} that is not there",
-                f"{row} WHERE {there} AND NOT EXISTS (SELECT FROM {sql.name(target)} x WHERE {on})",
-            )
-            mine = _owner(contract, catalog, table, "t")
+            column = contract.tenancy.column
+            whose = Reference((column,), root, (catalog.tables[root].id_column,))
+            yield _not_there(table, f"{table}.{column}", whose, row)
+        for reference in references(contract, catalog)[table]:
+            key, target = reference.key, reference.target
+            name = key.name if key else f"{table}.{', '.join(reference.columns)}"
+            yield _not_there(table, name, reference, row)
             theirs = _owner(contract, catalog, target, "x")
             if mine and theirs and target != root:
-                found = f"EXISTS (SELECT FROM {sql.name(target)} x WHERE {on} AND {theirs}"
+                found = f"EXISTS ({_named(reference)} AND {theirs}"
                 yield Question(
                     "cross-tenant",
                     f"cross-tenant {table}: {name}",
@@ -136,6 +118,24 @@ def _references(contract: Contract, catalog: Catalog) -> Iterator[Question]:
                     # A key that is one within a tenant only may be another's, too.
                     f"{row} WHERE {found} <> {mine}) AND NOT {found} = {mine})",
                 )
+
+
+def _not_there(table: str, name: str, reference: Reference, row: str) -> Question:
+    given = " AND ".join(f"t.{sql.column(c)} IS NOT NULL" for c in reference.columns)
+    return Question(
+        "reference",
+        f"reference {table}: {name}",
+        table,
+        f"refer to a row of {reference.target} that is not there",
+        f"{row} WHERE {given} AND NOT EXISTS ({_named(reference)})",
+    )
+
+
+def _named(reference: Reference) -> str:
+    """The rows that `t` names, as `x`."""
+    pairs = zip(reference.columns, reference.target_columns, strict=True)
+    on = " AND ".join(f"x.{sql.column(b)} = t.{sql.column(a)}" for a, b in pairs)
+    return f"SELECT FROM {sql.name(reference.target)} x WHERE {on}"
 
 
 def _codes(contract: Contract, catalog: Catalog) -> Iterator[Question]:
