@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import psycopg
 
@@ -28,6 +29,9 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdroppe
 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
 GROUP BY 1 HAVING array_agg(a.attname::text) = ARRAY['version_num'] ORDER BY 1
 """
+_WHOLE = re.compile(
+    r"(?:table|view|materialized view|sequence|foreign table|function|procedure|type|schema) (.*)"
+)
 _SEE_ONLY_TOGETHER = "internal trigger "
 
 
@@ -84,6 +88,10 @@ def drift(url: str, options: SchemaOptions, revision: str | None, say: Say) -> D
 
 def compared(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Difference]:
     """Every object that differs, by name; nothing twice that goes with a table or a constraint."""
+    gone, added = (
+        _Apart(frozenset(here.keys() - there.keys()))
+        for here, there in ((expected, found), (found, expected))
+    )
     for name in sorted(expected.keys() | found.keys()):
         if name.startswith("column order "):
             both = [_lines(c.get(name)) for c in (expected, found)]
@@ -91,11 +99,12 @@ def compared(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterator[
             if now != then:
                 yield Difference(name, "changed", (", ".join(now),), (", ".join(then),))
         elif name not in expected or name not in found:
-            how = "extra" if name in found else "missing"
-            there, gone = (found, expected) if how == "extra" else (expected, found)
-            if not _goes_along(name, there, gone):
-                lines = _lines(there[name])
-                yield Difference(name, how, *((), lines) if how == "extra" else (lines, ()))
+            extra = name in found
+            text = (found if extra else expected)[name]
+            if not _goes_along(name, text, added if extra else gone):
+                lines = _lines(text)
+                how = "extra" if extra else "missing"
+                yield Difference(name, how, *((), lines) if extra else (lines, ()))
         elif expected[name] != found[name]:
             should, does = _lines(expected[name]), _lines(found[name])
             yield Difference(
@@ -110,34 +119,42 @@ def _lines(text: str | None) -> tuple[str, ...]:
     return tuple(text.split("\n")) if text else ()
 
 
-def _goes_along(name: str, there: Mapping[str, str], gone: Mapping[str, str]) -> bool:
+@dataclass(frozen=True)
+class _Apart:
+    """The names that one side has and the other has not."""
+
+    names: frozenset[str]
+
+    @cached_property
+    def wholes(self) -> tuple[tuple[str, str], ...]:
+        """Those of objects with parts, each with how its parts call it."""
+        matches = ((n, _WHOLE.fullmatch(n)) for n in sorted(self.names))
+        return tuple((name, of[1]) for name, of in matches if of)
+
+
+def _goes_along(name: str, text: str, apart: _Apart) -> bool:
     """Whether something is missing because what it is part of is, which is named itself."""
     if name.startswith(_SEE_ONLY_TOGETHER):
         return True
     kind, _, rest = name.partition(" ")
-    lost = [n for n in there if n not in gone]
-    for other in lost:
-        of = re.fullmatch(
-            r"(?:table|view|materialized view|sequence|foreign table|function|"
-            r"procedure|type|schema) (.*)",
-            other,
-        )
-        if of is None or other == name:
+    lost = apart.names
+    for other, whole in apart.wholes:
+        if other == name:
             continue
         if kind in ("column", "constraint", "trigger", "policy", "rule", "index") and (
-            rest.startswith(f"{of[1]}.")
+            rest.startswith(f"{whole}.")
         ):
             return True
-        if kind == "index" and re.search(rf" ON (ONLY )?{re.escape(of[1])} ", there[name]):
+        if kind == "index" and re.search(rf" ON (ONLY )?{re.escape(whole)} ", text):
             return True
         if kind == "privileges" and re.fullmatch(
-            rf"(relation|function|type|schema) {re.escape(of[1])}|column {re.escape(of[1])}\..*",
+            rf"(relation|function|type|schema) {re.escape(whole)}|column {re.escape(whole)}\..*",
             rest,
         ):
             return True
-        if kind == "sequence" and f" of table {of[1]}" in there[name]:
+        if kind == "sequence" and f" of table {whole}" in text:
             return True
-        if kind == "comment" and re.search(rf" (on )?{re.escape(of[1])}(\.|$)", name):
+        if kind == "comment" and re.search(rf" (on )?{re.escape(whole)}(\.|$)", name):
             return True
     if kind == "privileges" and rest.startswith("column "):
         return f"column {rest.removeprefix('column ')}" in lost
